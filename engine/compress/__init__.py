@@ -1,0 +1,1 @@
+"""Pruning, fine-tuning, quantization and export of a network."""

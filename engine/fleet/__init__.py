@@ -1,0 +1,1 @@
+"""What many devices look like to the search."""

@@ -1,0 +1,1 @@
+"""Optimisers, and the HDAP loop that drives them."""

@@ -1,0 +1,1 @@
+"""Long engine work in a process of its own: start, follow, cancel, resume."""

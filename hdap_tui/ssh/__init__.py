@@ -1,0 +1,1 @@
+"""Connections, transfer, host keys and jobs on a device, over paramiko."""

@@ -1,0 +1,1 @@
+"""One SQLite file a fleet; every query is in this package."""

@@ -1,0 +1,211 @@
+"""What the store hands out: immutable rows, with names instead of ids where people read them.
+
+Times are UTC, ISO 8601 text; latencies milliseconds. A measured number and a predicted one never
+share a field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+DeviceState = Literal["unknown", "ok", "busy", "failed", "off"]
+AlertState = Literal["firing", "acknowledged", "resolved"]
+JobState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
+Scope = Literal["device", "cluster", "fleet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRow:
+    """One line of the fleet table."""
+
+    id: int
+    name: str
+    tags: tuple[str, ...] = ()
+    emulated: bool = False
+    state: DeviceState = "unknown"
+    """Failed and off say why in `error` and `detail`."""
+    error: str = ""
+    detail: str = ""
+    stage: str = ""
+    """What is being done on it right now ("connecting", "upload", "timing 2/5"), or empty."""
+    seen_at: str = ""
+    model: str = ""
+    """Name of the deployed model; empty where none is known."""
+    model_digest: str = ""
+    latency_ms: float | None = None
+    """Latest measured latency of the deployed model."""
+    low_ms: float | None = None
+    high_ms: float | None = None
+    contended: float = 0.0
+    measured_at: str = ""
+    baseline_ms: float | None = None
+    """What drift is told against; None while it is still being learned."""
+    change_percent: float | None = None
+    """Latest latency against the baseline."""
+    cluster: int | None = None
+    """-1 is noise; None where the device has not been clustered yet."""
+    representative: bool = False
+    alert: AlertState | None = None
+    recent_ms: tuple[float, ...] = ()
+    """The last latencies of the deployed model, oldest first, for a sparkline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterRow:
+    """One cluster of the latest clustering."""
+
+    id: int
+    size: int
+    representative: str
+    median_ms: Mapping[str, float] = field(default_factory=dict)
+    """Measured median latency over its devices, by model name."""
+    note: str = ""
+    """What tells it from the rest, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterMap:
+    """The latest clustering, as the map shows it."""
+
+    at: str = ""
+    eps: float = 0.0
+    eps_percent: float = 0.0
+    min_samples: int = 0
+    models: tuple[str, ...] = ()
+    """The probe models, in the order of the features."""
+    explained: tuple[float, float] = (0.0, 0.0)
+    """Share of the variance that the two axes of the map show."""
+    devices: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+    points: tuple[tuple[float, float], ...] = ()
+    """Where each device lies; the unit is per cent of latency."""
+    clusters: tuple[ClusterRow, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertRow:
+    """One alert, with what it is about and how it stands."""
+
+    id: int
+    scope: Scope
+    subject: str
+    """The device's name, "cluster 2", or "fleet"."""
+    state: AlertState
+    kind: str
+    """One of step, ramp, spread."""
+    direction: str
+    """Either up (slower) or down."""
+    model: str
+    baseline_ms: float
+    now_ms: float
+    size_percent: float
+    onset_at: str
+    opened_at: str
+    acknowledged_at: str = ""
+    resolved_at: str = ""
+    inhibited: int = 0
+    """How many narrower alerts this one stands for."""
+    emulated: bool = False
+    reason: str = ""
+    """Why it was resolved, or what the operator wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertEvent:
+    """One line of an alert's history, never rewritten."""
+
+    alert: int
+    at: str
+    what: str
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """One model file, and where it came from."""
+
+    id: int
+    name: str
+    digest: str
+    path: str
+    kind: Literal["probe", "model", "artifact"]
+    bytes: int
+    created_at: str
+    parent: str = ""
+    """Name of the model it was made from."""
+    job: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured when it was made: accuracy, parameters, macs, precision, …"""
+    deployed_on: int = 0
+    """Devices that run it now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """One job, mirrored from its folder."""
+
+    id: str
+    kind: str
+    state: JobState
+    folder: str
+    created_at: str
+    updated_at: str = ""
+    step: str = ""
+    progress: float = 0.0
+    """0 to 1, over all its steps."""
+    left_s: float | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One latency in a device's history."""
+
+    at: str
+    model: str
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    contended: float
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentRow:
+    """One deployment and what it was proven to bring."""
+
+    id: int
+    model: str
+    previous: str
+    state: Literal["running", "finished", "partly", "failed", "rolled back"]
+    started_at: str
+    finished_at: str = ""
+    devices: int = 0
+    switched: int = 0
+    speedup: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: str = ""
+    emulated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetSnapshot:
+    """Everything the dashboard shows at a glance, read in one transaction."""
+
+    version: int
+    """Grows with every change of the store; equal means nothing to redraw."""
+    at: str
+    fleet: str
+    devices: tuple[DeviceRow, ...] = ()
+    map: ClusterMap = field(default_factory=ClusterMap)
+    alerts: tuple[AlertRow, ...] = ()
+    """Open ones first, then the latest resolved."""
+    jobs: tuple[JobRow, ...] = ()
+    models: tuple[ModelRow, ...] = ()
+    deployments: tuple[DeploymentRow, ...] = ()
+    activity: str = ""
+    """What the watcher is doing now ("sweep 5/12", "canary round 3", "next round in 8 s")."""
