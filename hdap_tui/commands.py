@@ -1,0 +1,374 @@
+"""The one registry of commands.
+
+The keys of the dashboard, its ``:`` prompt, palette and help, and the whole command line come
+from this table, so that what one can do the other can. It holds data only: what a command runs
+is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+if TYPE_CHECKING:
+    from hdap_tui.context import Context, Outcome
+
+Kind = Literal["text", "integer", "number", "flag", "path", "choice"]
+Subject = Literal["", "devices", "device", "alert", "job", "model"]
+View = Literal["", "fleet", "map", "alerts", "jobs", "models", "device", "job", "help"]
+
+
+class Runner(Protocol):
+    """What a command's `run` names."""
+
+    def __call__(self, context: Context, **arguments: Any) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument or option."""
+
+    name: str
+    help: str
+    kind: Kind = "text"
+    positional: bool = False
+    required: bool = False
+    multiple: bool = False
+    default: Any = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing that can be done with a fleet."""
+
+    name: str
+    """The verb on the command line and at the prompt: "devices trust"."""
+    help: str
+    """One sentence."""
+    key: str
+    """The key in the dashboard, in Textual's notation."""
+    run: str
+    """Where its function is: "package.module:function"."""
+    parameters: tuple[Parameter, ...] = ()
+    subject: Subject = ""
+    """What the dashboard passes from the selection, as the first positional parameter, or as
+    `select` for "devices"."""
+    view: View = ""
+    """The screen that shows the same facts; the key opens it instead of running the command."""
+    dangerous: bool = False
+    """Changes devices or discards something: it asks first, and is gone in read-only mode."""
+    long: bool = False
+    """Takes more than a moment: reports its progress, and runs in the background of the
+    dashboard."""
+
+    def load(self) -> Runner:
+        """Import what the command runs."""
+        module, _, function = self.run.partition(":")
+        return cast("Runner", getattr(importlib.import_module(module), function))
+
+
+SELECT = Parameter("select", "Devices by name, pattern or tag=…; all where left out.")
+_ALERT = Parameter("alert", "Number of the alert.", kind="integer", positional=True, required=True)
+_JOB = Parameter("job", "Name of the job; the latest where left out.", positional=True)
+_MODEL = Parameter("model", "Name or digest of the model.", positional=True, required=True)
+_DEVICE = Parameter("device", "Name of the device.", positional=True, required=True)
+_YES = Parameter("yes", "Do not ask.", kind="flag")
+_DETACH = Parameter("detach", "Start it and return at once.", kind="flag")
+_INPUT = Parameter("input", "Read this CSV table in place of the fleet.", kind="path")
+
+
+def _action(name: str) -> str:
+    return f"hdap_tui.actions.{name}"
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "devices list",
+        "Show the fleet: state, latency, cluster and drift of every device.",
+        "1",
+        _action("devices:list_devices"),
+        (SELECT,),
+        view="fleet",
+    ),
+    Command(
+        "devices show",
+        "Show one device: its facts and the history of its latency.",
+        "enter",
+        _action("devices:show"),
+        (_DEVICE, Parameter("limit", "How many measurements.", kind="integer", default=50)),
+        subject="device",
+        view="device",
+    ),
+    Command(
+        "devices check",
+        "Connect to the devices and say what each has, or why it cannot be reached.",
+        "c",
+        _action("devices:check"),
+        (SELECT,),
+        subject="devices",
+        long=True,
+    ),
+    Command(
+        "devices trust",
+        "Show the fingerprints of unknown or changed host keys, and accept them if you say so.",
+        "T",
+        _action("devices:trust"),
+        (SELECT, _YES),
+        subject="devices",
+        dangerous=True,
+        long=True,
+    ),
+    Command(
+        "bench",
+        "Time ONNX models on the devices, interleaved, each block in a fresh process.",
+        "b",
+        _action("bench:bench"),
+        (
+            Parameter(
+                "models",
+                "Names of models, or ONNX files; the deployed model where left out.",
+                positional=True,
+                multiple=True,
+            ),
+            SELECT,
+        ),
+        subject="devices",
+        long=True,
+    ),
+    Command(
+        "sweep",
+        "Measure all probe models and the deployed one on every device, then cluster the fleet.",
+        "s",
+        _action("watching:sweep"),
+        (SELECT,),
+        long=True,
+    ),
+    Command(
+        "watch",
+        "Sweep on a schedule, with canary rounds between the sweeps, and raise alerts.",
+        "w",
+        _action("watching:watch"),
+        (
+            Parameter("rounds", "Stop after this many canary rounds.", kind="integer"),
+            Parameter("until-alert", "Stop at the first alert.", kind="flag"),
+        ),
+        long=True,
+    ),
+    Command(
+        "clusters",
+        "Show which devices behave alike (DBSCAN), of the fleet or of a table.",
+        "2",
+        _action("clusters:clusters"),
+        (
+            _INPUT,
+            Parameter("eps-percent", "Devices within this many per cent are alike.", kind="number"),
+        ),
+        view="map",
+    ),
+    Command(
+        "drift",
+        "Show how far each device has drifted from its baseline, or the changes in a table.",
+        "D",
+        _action("clusters:drift"),
+        (_INPUT,),
+    ),
+    Command("alerts list", "Show the alerts.", "3", _action("alerts:list_alerts"), view="alerts"),
+    Command(
+        "alerts show",
+        "Show one alert and its whole history.",
+        "i",
+        _action("alerts:show"),
+        (_ALERT,),
+        subject="alert",
+    ),
+    Command(
+        "alerts acknowledge",
+        "Say that somebody looks after an alert.",
+        "a",
+        _action("alerts:acknowledge"),
+        (_ALERT, Parameter("reason", "What to write beside it.")),
+        subject="alert",
+    ),
+    Command(
+        "alerts accept",
+        "Take the present latency as the new baseline, which resolves the alert.",
+        "A",
+        _action("alerts:accept"),
+        (_ALERT, Parameter("reason", "What to write beside it."), _YES),
+        subject="alert",
+        dangerous=True,
+    ),
+    Command(
+        "compress",
+        "Start a job that searches a smaller network for the fleet as it is now.",
+        "r",
+        _action("compress:compress"),
+        (
+            Parameter("data", "digits, or a folder with CIFAR-10."),
+            Parameter("weights", "Weights to start from (safetensors).", kind="path"),
+            Parameter("network", "The network's name, resnet20 for one."),
+            Parameter("evaluations", "Candidates that the search may score.", kind="integer"),
+            Parameter("epochs", "Epochs of fine-tuning.", kind="integer"),
+            Parameter("seed", "Seed of everything random.", kind="integer"),
+            _DETACH,
+        ),
+        long=True,
+    ),
+    Command("jobs list", "Show the jobs.", "4", _action("jobs:list_jobs"), view="jobs"),
+    Command(
+        "jobs show",
+        "Show one job: its steps, curves and log.",
+        "j",
+        _action("jobs:show"),
+        (_JOB,),
+        subject="job",
+        view="job",
+    ),
+    Command(
+        "jobs follow",
+        "Follow a job until it ends.",
+        "F",
+        _action("jobs:follow"),
+        (_JOB,),
+        subject="job",
+        long=True,
+    ),
+    Command(
+        "jobs cancel",
+        "Stop a job; what it has measured and trained stays.",
+        "x",
+        _action("jobs:cancel"),
+        (_JOB, _YES),
+        subject="job",
+        dangerous=True,
+    ),
+    Command(
+        "jobs resume",
+        "Go on with a job that was stopped, killed or failed, from its last checkpoint.",
+        "u",
+        _action("jobs:resume"),
+        (_JOB, _DETACH),
+        subject="job",
+        long=True,
+    ),
+    Command("models list", "Show the models.", "5", _action("models:list_models"), view="models"),
+    Command(
+        "models show",
+        "Show one model: its lineage, and what was measured when it was made.",
+        "o",
+        _action("models:show"),
+        (_MODEL,),
+        subject="model",
+    ),
+    Command(
+        "deploy",
+        "Put a model on the devices, then prove on them that it is faster.",
+        "p",
+        _action("deploying:deploy"),
+        (
+            Parameter(
+                "model",
+                "Name or digest of the model; the latest artifact where left out.",
+                positional=True,
+            ),
+            SELECT,
+            Parameter("dry-run", "Only say what would be done.", kind="flag"),
+            _YES,
+        ),
+        subject="model",
+        dangerous=True,
+        long=True,
+    ),
+    Command(
+        "rollback",
+        "Put the previous model back on the devices.",
+        "B",
+        _action("deploying:rollback"),
+        (SELECT, _YES),
+        dangerous=True,
+        long=True,
+    ),
+    Command(
+        "lab up",
+        "Start the emulated lab: real SSH servers on this machine whose devices are made slower.",
+        "U",
+        _action("lab:up"),
+        (
+            Parameter("devices", "How many.", kind="integer"),
+            Parameter("foreground", "Stay until interrupted.", kind="flag"),
+        ),
+    ),
+    Command(
+        "lab down", "Stop the emulated lab.", "K", _action("lab:down"), (_YES,), dangerous=True
+    ),
+    Command("lab status", "Show the emulated lab.", "L", _action("lab:status")),
+    Command(
+        "lab fault",
+        "Make an emulated device fail in a chosen way, or mend it.",
+        "X",
+        _action("lab:fault"),
+        (
+            _DEVICE,
+            Parameter(
+                "kind",
+                "How it fails; none mends it.",
+                kind="choice",
+                positional=True,
+                required=True,
+                choices=(
+                    "none",
+                    "refuse",
+                    "hang",
+                    "hang-after-auth",
+                    "drop",
+                    "full-disk",
+                    "garbage",
+                    "host-key-changed",
+                    "slow",
+                ),
+            ),
+        ),
+        subject="device",
+        dangerous=True,
+    ),
+    Command(
+        "lab drift",
+        "Make an emulated device slower from now on.",
+        "S",
+        _action("lab:drift"),
+        (
+            _DEVICE,
+            Parameter("percent", "By how much.", kind="number", positional=True, default=25.0),
+        ),
+        subject="device",
+        dangerous=True,
+    ),
+    Command(
+        "config show",
+        "Show the settings in force, and the file they come from.",
+        "g",
+        _action("config:show"),
+    ),
+    Command("config check", "Check the settings file.", "G", _action("config:check")),
+    Command(
+        "doctor",
+        "Check this machine, the settings, the database and the terminal.",
+        "Y",
+        _action("doctor:doctor"),
+    ),
+    Command(
+        "demo",
+        "Run the whole job on a fresh emulated lab, from the first sweep to the proof.",
+        "E",
+        _action("demo:demo"),
+        (
+            Parameter("headless", "No screen: print a report.", kind="flag"),
+            Parameter("devices", "How many emulated devices.", kind="integer", default=12),
+        ),
+        long=True,
+    ),
+)
+
+BY_NAME: dict[str, Command] = {command.name: command for command in COMMANDS}

@@ -1,0 +1,86 @@
+"""What a command gets to work with, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.events import Reporter, silent
+from hdap_tui.errors import ExitCode
+
+if TYPE_CHECKING:
+    from hdap_tui.config import Settings
+    from hdap_tui.store.database import Store
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for a person; the same facts are in the outcome's data."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a command."""
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """For programs: JSON, given a `schema_version` on its way out."""
+    table: Table | None = None
+    text: str = ""
+    """For people: a sentence or a few."""
+    exit_code: ExitCode = ExitCode.DONE
+
+
+def _refuse(_question: str, _touched: Sequence[str]) -> bool:
+    return False
+
+
+class Context:
+    """Settings, store and listener of one run of a command.
+
+    Settings and store are opened at their first use, so that a command which needs neither
+    works without them.
+    """
+
+    def __init__(
+        self,
+        config: Path | None = None,
+        reporter: Reporter | None = None,
+        confirm: Callable[[str, Sequence[str]], bool] = _refuse,
+        cancelled: Callable[[], bool] = lambda: False,
+        settings: Settings | None = None,
+    ) -> None:
+        self.config = config
+        self.reporter = reporter or silent()
+        self.confirm = confirm
+        """Asks the operator: the question, and what would be touched."""
+        self.cancelled = cancelled
+        if settings is not None:
+            self.__dict__["settings"] = settings
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        from hdap_tui.config import find, load
+
+        return load(find(self.config))
+
+    @cached_property
+    def store(self) -> Store:
+        """The fleet's database."""
+        from hdap_tui.store.database import open_store
+
+        return open_store(self.settings.database)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if "store" in self.__dict__:
+            self.store.close()
