@@ -90,8 +90,7 @@ AnyEvent = Started | Advanced | Scored | Noted | Finished | Failed
 Listener = Callable[[AnyEvent], None]
 
 _KINDS: dict[str, type[Event]] = {
-    kind.__name__.lower(): kind
-    for kind in (Started, Advanced, Scored, Noted, Finished, Failed)
+    kind.__name__.lower(): kind for kind in (Started, Advanced, Scored, Noted, Finished, Failed)
 }
 
 

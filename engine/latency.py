@@ -79,7 +79,9 @@ class Measure(Protocol):
         self,
         requests: Sequence[tuple[Path, str]],
         cancelled: Callable[[], bool] = ...,
-    ) -> Iterator[Latency]: ...
+    ) -> Iterator[Latency]:
+        """Time every model on its device."""
+        ...
 
 
 Verdict = Literal["faster", "slower", "no difference", "inconclusive"]

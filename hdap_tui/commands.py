@@ -22,7 +22,9 @@ View = Literal["", "fleet", "map", "alerts", "jobs", "models", "device", "job", 
 class Runner(Protocol):
     """What a command's `run` names."""
 
-    def __call__(self, context: Context, **arguments: Any) -> Outcome: ...
+    def __call__(self, context: Context, **arguments: Any) -> Outcome:
+        """Do it."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The registry as a command line: data on standard output, notes on standard error."""

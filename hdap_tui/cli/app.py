@@ -1,0 +1,159 @@
+"""The command line, built from the registry."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hdap_tui import __version__
+from hdap_tui.cli import diagnostics, output
+from hdap_tui.commands import COMMANDS, Command, Parameter
+from hdap_tui.context import Context
+from hdap_tui.errors import ExitCode, UserError
+
+OpenDashboard = Callable[[Context], int]
+
+GROUPS = {
+    "devices": "The devices of the fleet.",
+    "alerts": "What has drifted.",
+    "jobs": "Long work in processes of its own.",
+    "models": "Model files and where they came from.",
+    "lab": "The emulated fleet.",
+    "config": "The settings.",
+}
+_DEFAULTS = {"lab": "status", "config": "show"}
+_TYPES: dict[str, Any] = {
+    "text": click.STRING,
+    "integer": click.INT,
+    "number": click.FLOAT,
+    "path": click.Path(path_type=Path),
+}
+
+
+def run(arguments: Sequence[str], open_dashboard: OpenDashboard) -> int:
+    """Run one command and return the exit status of the process."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = build(open_dashboard).main(
+            args=list(arguments), prog_name="hdap", standalone_mode=False
+        )
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as mistake:
+        diagnostics.note(f"hdap: {mistake.format_message()}")
+        return int(ExitCode.USAGE)
+    except UserError as error:
+        diagnostics.note(f"hdap: {error}")
+        return int(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        diagnostics.note("hdap: interrupted.")
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has left; nothing is wrong
+        return int(ExitCode.DONE)
+    return int(result or 0)
+
+
+def build(open_dashboard: OpenDashboard) -> click.Group:
+    """Return the whole command line as a click group."""
+
+    @click.group(
+        invoke_without_command=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        help="Watch a fleet of edge devices over SSH, and recompress what they run.\n\n"
+        "Without a command it opens the dashboard.",
+    )
+    @click.version_option(__version__, prog_name="hdap")
+    @click.option(
+        "--config", type=click.Path(path_type=Path), help="Settings file (default: fleet.toml)."
+    )
+    @click.pass_context
+    def hdap(context: click.Context, config: Path | None) -> int | None:
+        context.obj = config
+        if context.invoked_subcommand is not None:
+            return None
+        return open_dashboard(Context(config=config))
+
+    groups = {name: _group(name, text) for name, text in GROUPS.items()}
+    for group in groups.values():
+        hdap.add_command(group)
+    for command in COMMANDS:
+        first, _, rest = command.name.partition(" ")
+        if rest:
+            groups[first].add_command(_build_command(command), rest)
+        else:
+            hdap.add_command(_build_command(command), first)
+    return hdap
+
+
+def _group(name: str, text: str) -> click.Group:
+    @click.group(name, invoke_without_command=True, help=text)
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @click.pass_context
+    def group(context: click.Context, as_json: bool) -> int | None:
+        if context.invoked_subcommand is not None:
+            return None
+        default = group.commands[_DEFAULTS.get(name, "list")]
+        arguments = {p.name: p.default for p in default.params if p.name != "as_json"}
+        return int(context.invoke(default, as_json=as_json, **arguments))
+
+    return group
+
+
+def _build_command(command: Command) -> click.Command:
+    def callback(as_json: bool, **arguments: Any) -> int:
+        config = click.get_current_context().find_root().obj
+        return execute(command, config, as_json, arguments)
+
+    params: list[click.Parameter] = [_build_parameter(p) for p in command.parameters]
+    params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."))
+    return click.Command(command.name, callback=callback, params=params, help=command.help)
+
+
+def _build_parameter(parameter: Parameter) -> click.Parameter:
+    kind = (
+        click.Choice(parameter.choices)
+        if parameter.kind == "choice"
+        else _TYPES.get(parameter.kind)
+    )
+    if parameter.positional:
+        return click.Argument(
+            [parameter.name],
+            type=kind,
+            required=parameter.required,
+            nargs=-1 if parameter.multiple else 1,
+            default=None if parameter.multiple else parameter.default,
+        )
+    return click.Option(
+        [f"--{parameter.name}"],
+        type=kind,
+        is_flag=parameter.kind == "flag",
+        required=parameter.required,
+        default=False if parameter.kind == "flag" else parameter.default,
+        help=parameter.help,
+    )
+
+
+def execute(command: Command, config: Path | None, as_json: bool, arguments: dict[str, Any]) -> int:
+    """Run a command of the registry and print what came out of it."""
+    with diagnostics.ProgressBar() as bar:
+        from engine.events import Reporter
+
+        context = Context(
+            config=config, reporter=Reporter(command.name, bar), confirm=diagnostics.confirm
+        )
+        try:
+            outcome = command.load()(context, **arguments)
+        finally:
+            context.close()
+    output.write(outcome, as_json)
+    return int(outcome.exit_code)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
