@@ -1,0 +1,66 @@
+"""The process of one job: `python -m hdap_tui.jobs.worker FOLDER`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from engine.events import Reporter
+from hdap_tui.errors import UserError
+from hdap_tui.jobs.folder import EventFile, JobFolder
+from hdap_tui.progress import WHOLE
+
+
+
+def main(path: Path) -> int:
+    """Work on the job until it is done, cancelled or broken; return the exit status."""
+    folder = JobFolder(path)
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    with folder.working():
+        past, _ = folder.events()
+        stream = EventFile(path / "events.jsonl")
+        reporter = Reporter(folder.name, stream, sequence=past[-1].sequence if past else 0)
+        try:
+            return _work(folder, reporter)
+        finally:
+            stream.close()
+
+
+def _work(folder: JobFolder, reporter: Reporter) -> int:
+    from hdap_tui.jobs.compress import Cancelled, run
+
+    try:
+        result = run(folder, reporter)
+    except Cancelled:
+        reporter.failed(WHOLE, "Cancelled; what was measured and trained is kept.")
+        folder.finish("cancelled")
+        return 0
+    except KeyboardInterrupt:
+        # The machine shuts down, or somebody sent a signal: no result, so it can be resumed.
+        reporter.noted(WHOLE, "Interrupted; it can be resumed.")
+        return 130
+    except (UserError, ValueError, OSError) as error:
+        traceback.print_exc()  # into the job's log
+        reporter.failed(WHOLE, str(error))
+        folder.finish("failed", error=str(error))
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {error}; the job's log.txt has the details."
+        reporter.failed(WHOLE, text)
+        folder.finish("failed", error=text)
+        return 1
+    folder.finish("finished", **result)
+    reporter.finished(WHOLE, **result)
+    return 0
+
+
+def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
