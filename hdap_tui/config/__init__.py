@@ -1,0 +1,61 @@
+"""`fleet.toml` becomes typed, validated settings; a mistake names file, line and key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hdap_tui.config import schema
+from hdap_tui.config.check import build
+from hdap_tui.config.settings import Device, Model, Settings, settle
+from hdap_tui.config.source import Source
+from hdap_tui.errors import SettingsError
+
+FILE_NAME = "fleet.toml"
+
+__all__ = ["FILE_NAME", "Device", "Model", "Settings", "find", "load", "schema"]
+
+
+def load(path: Path) -> Settings:
+    """Read a settings file.
+
+    Raises:
+        SettingsError: it cannot be read, or something in it is wrong; the sentence names file,
+            line and key, and what is allowed there.
+    """
+    source = Source.read(Path(path).absolute())
+    return settle(build(schema.File, source.parse(), source), source)
+
+
+def find(explicit: Path | None = None) -> Path:
+    """Return the settings file in force.
+
+    That is the one named explicitly, else by the variable HDAP_CONFIG, else the nearest
+    `fleet.toml` from the working folder upwards, else that of the user's configuration folder.
+    A folder stands for the `fleet.toml` in it.
+
+    Raises:
+        SettingsError: there is none, or the one that was named does not exist.
+    """
+    named, where = explicit, "--config"
+    if named is None and os.environ.get("HDAP_CONFIG"):
+        named, where = Path(os.environ["HDAP_CONFIG"]), "HDAP_CONFIG"
+    if named is not None:
+        file = Path(named).expanduser().absolute()
+        file = file / FILE_NAME if file.is_dir() else file
+        if not file.exists():
+            raise SettingsError(f"{where}: there is no settings file {file}.")
+        return file
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    from platformdirs import user_config_path
+
+    file = user_config_path("hdap") / FILE_NAME
+    if file.is_file():
+        return file
+    raise SettingsError(
+        f"there is no {FILE_NAME} in {here} or above it, nor {file}; write one, or name it with "
+        "--config FILE."
+    )

@@ -1,0 +1,306 @@
+"""What may stand in `fleet.toml`: one class a section, one sentence under each key.
+
+The sentences are the reference (`docs/fleet-toml.md` is made from them). A list in square brackets
+inside a text is a pattern: ``edge-[01:12]`` stands for twelve names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Tag = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,62}$")]
+Text = Annotated[str, Meta(min_length=1)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Whole = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Common to all sections."""
+
+
+class Fleet(Section, frozen=True):
+    """The fleet as a whole."""
+
+    name: Name = "fleet"
+    """What the fleet is called, on the screen and in the default state folder."""
+    state: str = ""
+    """Folder for the database, jobs and known hosts, relative to this file; left out: a folder
+    of the fleet's name in the user's state folder. The variable HDAP_STATE goes before it."""
+    model: str = ""
+    """Name of the model that the devices run at the start; left out: the first that is no probe."""
+    read_only: bool = False
+    """Whether every command that changes devices is refused."""
+
+
+class Ssh(Section, frozen=True):
+    """How devices are reached, unless a device says otherwise."""
+
+    user: str = ""
+    """Whom to log in as; left out: the user who runs hdap."""
+    port: Port = 22
+    """Port of the SSH server."""
+    identity: str = ""
+    """Private key, relative to this file; left out: the SSH agent and the usual keys."""
+    known_hosts: str = ""
+    """File of trusted host keys, relative to this file; left out: known_hosts in the state
+    folder."""
+    connect_timeout_s: Positive = 10.0
+    """Seconds that connecting and logging in may take."""
+    command_timeout_s: Positive = 60.0
+    """Seconds that a short command or one step of a transfer may take."""
+    parallel: Count = 64
+    """How many devices are worked on at once."""
+    python: Text = "python3"
+    """Python on the devices (3.8 or newer, with numpy and onnxruntime)."""
+
+
+class DeviceEntry(Section, frozen=True):
+    """One device, or many by pattern; patterns in several keys go in step."""
+
+    name: Text
+    """Name, or a pattern such as "edge-[01:12]"; no two devices share one."""
+    host: Text | None = None
+    """Host name or address, or a pattern; left out: the name."""
+    port: Port | Text | None = None
+    """Port, or a pattern such as "221[01:12]"; left out: as in [ssh]."""
+    user: Text | None = None
+    """Whom to log in as, or a pattern; left out: as in [ssh]."""
+    identity: Text | None = None
+    """Private key, or a pattern; left out: as in [ssh]."""
+    tags: tuple[Tag, ...] = ()
+    """Words to select devices by, as in --select tag=kitchen."""
+    emulated: bool = False
+    """Whether it belongs to the emulated lab and only pretends to be slower."""
+    host_group: Name | None = None
+    """The machine that it shares with other devices, named in [host_groups]."""
+    python: Text | None = None
+    """Python on the device; left out: as in [ssh]."""
+
+
+class HostGroup(Section, frozen=True):
+    """Devices that share one machine, and so would disturb each other's measurements."""
+
+    cores: Count = 1
+    """How many benchmarks may run on that machine at once."""
+
+
+class ModelEntry(Section, frozen=True):
+    """One ONNX model."""
+
+    name: Name
+    """What the model is called; no two models share a name."""
+    path: Text
+    """ONNX file, relative to this file, or one that comes along: "builtin:resnet20-digits",
+    "builtin:compute", "builtin:bandwidth", "builtin:dispatch"."""
+    probe: bool = False
+    """Whether every sweep times it to tell devices apart."""
+
+
+class Canary(Section, frozen=True):
+    """The short round between two sweeps; what is left out is as in [benchmark]."""
+
+    threads: Count | None = None
+    """Threads of one inference."""
+    runs: Count | None = None
+    """Inferences that a block has at least."""
+    warmup_runs: Whole | None = None
+    """Inferences before the first that counts."""
+    warmup_s: NotNegative | None = None
+    """Seconds of warm-up at least."""
+    block_s: NotNegative | None = None
+    """Seconds that a block lasts at least."""
+    blocks_min: Count | None = 1
+    """Blocks at least."""
+    blocks_max: Count | None = 1
+    """Blocks at most."""
+    interval_percent: Positive | None = None
+    """Stop once the median's 95 % interval is this narrow."""
+    time_limit_s: Positive | None = None
+    """Seconds that one device's round may take."""
+    lease_s: Positive | None = None
+    """Seconds beyond the expected time after which a device ends a round that nobody fetches."""
+
+
+class Benchmark(Section, frozen=True):
+    """How models are timed on a device: in blocks, each a fresh process."""
+
+    threads: Count = 1
+    """Threads of one inference."""
+    provider: Text = "CPUExecutionProvider"
+    """ONNX Runtime's execution provider."""
+    runs: Count = 30
+    """Inferences that a block has at least."""
+    warmup_runs: Whole = 10
+    """Inferences before the first that counts."""
+    warmup_s: NotNegative = 1.0
+    """Seconds of warm-up at least."""
+    block_s: NotNegative = 1.0
+    """Seconds that a block lasts at least."""
+    blocks_min: Count = 5
+    """Blocks before the stop rule may end the run."""
+    blocks_max: Count = 20
+    """Blocks at most."""
+    interval_percent: Positive = 2.0
+    """Stop once the median's 95 % interval reaches no further than this to either side."""
+    time_limit_s: Positive = 300.0
+    """Seconds that one device's run may take."""
+    lease_s: Positive = 600.0
+    """Seconds beyond the expected time after which a device ends a run that nobody fetches."""
+    canary: Canary = Canary()
+
+
+class Watch(Section, frozen=True):
+    """When the fleet is measured by itself."""
+
+    sweep_every_s: Positive = 86400.0
+    """Seconds between two full sweeps (all probes on every device)."""
+    canary_every_s: Positive = 3600.0
+    """Seconds between two canary rounds (only the deployed model, one short block)."""
+    jitter: Share = 0.1
+    """Share of the time between rounds by which each is moved at random."""
+
+
+class Clusters(Section, frozen=True):
+    """Which devices count as alike."""
+
+    eps_percent: NotNegative = 0.0
+    """Devices within this many per cent are alike; 0: found from the measurements."""
+    min_samples: Whole = 0
+    """Devices that make a dense neighbourhood; 0: found from the size of the fleet."""
+
+
+class Drift(Section, frozen=True):
+    """When a latency counts as changed."""
+
+    baseline: Annotated[int, Meta(ge=3)] = 60
+    """Canary rounds from which a device's baseline is learned."""
+    k: NotNegative = 1.0
+    """Slack of the CUSUM chart, in standard deviations."""
+    h: Positive = 10.0
+    """Height at which the CUSUM chart alarms, in standard deviations."""
+    jump_z: Positive = 6.0
+    """Standard deviations from the baseline that count as a jump."""
+    jump_consecutive: Count = 3
+    """Rounds in a row that a jump must last."""
+    effect_percent: NotNegative = 3.0
+    """Smallest change that is worth an alert."""
+    clear_percent: NotNegative = 2.0
+    """An alert resolves once the latency is back within this of the baseline."""
+    clear_consecutive: Count = 5
+    """Rounds in a row that it must be back for."""
+    sigma_floor: Positive = 0.005
+    """Smallest standard deviation (of log latency) that is believed."""
+
+
+class Finetune(Section, frozen=True):
+    """How a pruned network is trained again."""
+
+    epochs: Whole = 60
+    """Passes over the training images."""
+    lr: Positive = 0.01
+    """Learning rate at the start."""
+    momentum: Share = 0.9
+    """Momentum of SGD."""
+    weight_decay: NotNegative = 1e-4
+    """Weight decay of SGD."""
+    batch: Count = 128
+    """Images in a batch."""
+
+
+class Compression(Section, frozen=True):
+    """How a smaller network for the fleet is searched."""
+
+    network: Text = "resnet20"
+    """Architecture of the network."""
+    weights: Text = "builtin:resnet20-digits"
+    """Trained weights (safetensors), relative to this file, or "builtin:resnet20-digits"."""
+    data: Text = "digits"
+    """"digits" (comes along), or a folder or .npz of images, relative to this file."""
+    classes: Annotated[int, Meta(ge=2)] = 10
+    """Classes that the network tells apart."""
+    maximum_drop: NotNegative = 2.0
+    """Points of accuracy that the result may lose against the original network."""
+    target_speedup: Annotated[float, Meta(ge=1)] = 2.0
+    """Speed-up over the fleet at which the search is content."""
+    samples: Count = 200
+    """Designs measured on every cluster's representative to learn its latency from."""
+    evaluations: Count = 1000
+    """Candidates that one search may score."""
+    population: Annotated[int, Meta(ge=2)] = 10
+    """Search processes that run beside each other."""
+    outer_iterations: Count = 10
+    """Rounds of search, prune and fine-tune at most."""
+    accuracy_images: Count = 2000
+    """Images that a candidate's accuracy is estimated on."""
+    alpha: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    """Share of its accuracy that a candidate must keep before fine-tuning."""
+    max_extra: Whole = 50
+    """Designs near the best ones that may be measured in addition, a round."""
+    surrogate: Literal["auto", "gbrt", "gp", "ridge"] = "auto"
+    """What predicts latency: gradient boosting, a Gaussian process, ridge regression, or
+    whichever of them predicts each cluster best."""
+    quantize: Literal["auto", "never", "always"] = "auto"
+    """Whether the result becomes int8; auto: where the devices' own measurements say it pays."""
+    seed: Whole = 0
+    """Seed of everything random."""
+    threads: Whole = 0
+    """Threads of training and search on this machine; 0: one a core."""
+    finetune: Finetune = Finetune()
+
+
+class Deploy(Section, frozen=True):
+    """How a new model goes out and is proven."""
+
+    first: Count = 1
+    """Devices in the first stage; the others follow only where those have become faster."""
+    blocks: Annotated[int, Meta(ge=2)] = 8
+    """Blocks in which old and new are timed side by side on every device."""
+    margin_percent: NotNegative = 2.0
+    """Smallest speed-up that counts."""
+
+
+class Lab(Section, frozen=True):
+    """The emulated lab's own make-up; of no meaning for a real fleet."""
+
+    devices: Annotated[int, Meta(ge=1, le=1000)] = 12
+    """How many devices `hdap lab up` starts."""
+    base_port: Port = 22101
+    """Port of the first; the others follow."""
+    seed: Whole = 7
+    """Seed of speed profiles and noise."""
+    drift_after_s: NotNegative = 90.0
+    """Seconds after which one device becomes slower; 0: none does."""
+    drift_percent: NotNegative = 25.0
+    """By how much."""
+
+
+DEFAULT_MODELS = (
+    ModelEntry(name="resnet20-digits", path="builtin:resnet20-digits"),
+    ModelEntry(name="compute", path="builtin:compute", probe=True),
+    ModelEntry(name="bandwidth", path="builtin:bandwidth", probe=True),
+    ModelEntry(name="dispatch", path="builtin:dispatch", probe=True),
+)
+
+
+class File(Section, frozen=True):
+    """The whole file; a section that is left out has its defaults."""
+
+    fleet: Fleet = Fleet()
+    ssh: Ssh = Ssh()
+    devices: tuple[DeviceEntry, ...] = ()
+    host_groups: dict[Name, HostGroup] = {}
+    models: tuple[ModelEntry, ...] = DEFAULT_MODELS
+    benchmark: Benchmark = Benchmark()
+    watch: Watch = Watch()
+    clusters: Clusters = Clusters()
+    drift: Drift = Drift()
+    compression: Compression = Compression()
+    deploy: Deploy = Deploy()
+    lab: Lab = Lab()
