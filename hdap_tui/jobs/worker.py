@@ -14,7 +14,6 @@ from hdap_tui.jobs.folder import EventFile, JobFolder
 from hdap_tui.progress import WHOLE
 
 
-
 def main(path: Path) -> int:
     """Work on the job until it is done, cancelled or broken; return the exit status."""
     folder = JobFolder(path)
