@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hdap_tui.config import schema
 from hdap_tui.config.check import build
@@ -11,9 +13,12 @@ from hdap_tui.config.settings import Device, Model, Settings, settle
 from hdap_tui.config.source import Source
 from hdap_tui.errors import SettingsError
 
+if TYPE_CHECKING:
+    from hdap_tui.config.reference import Entry
+
 FILE_NAME = "fleet.toml"
 
-__all__ = ["FILE_NAME", "Device", "Model", "Settings", "find", "load", "schema"]
+__all__ = ["FILE_NAME", "Device", "Model", "Settings", "describe", "find", "load", "schema"]
 
 
 def load(path: Path) -> Settings:
@@ -59,3 +64,10 @@ def find(explicit: Path | None = None) -> Path:
         f"there is no {FILE_NAME} in {here} or above it, nor {file}; write one, or name it with "
         "--config FILE."
     )
+
+
+def describe() -> Iterator[Entry]:
+    """Yield every key of the settings file: section, key, what is allowed, default, meaning."""
+    from hdap_tui.config import reference
+
+    return reference.describe()

@@ -93,6 +93,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(word.lower(), known, n=2, cutoff=0.6)
     if close:
+        best = difflib.SequenceMatcher(None, close[0], word.lower()).ratio()
+        close = difflib.get_close_matches(word.lower(), close, n=2, cutoff=max(0.6, best - 0.2))
         return "did you mean " + " or ".join(f'"{name}"' for name in close) + "?"
     if not known:
         return "there is none."
