@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from torch import nn
+
+from engine import models
+from engine.compress.groups import Group, trace
+
+torch.set_num_threads(1)
+
+
+def shake(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every batch norm statistics and scales unlike those of a fresh network."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="session")
+def example() -> torch.Tensor:
+    """Two random images."""
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="session")
+def resnet() -> nn.Module:
+    """ResNet-20 with random weights and lively batch norms; nobody may change it."""
+    torch.manual_seed(0)
+    return shake(models.build("resnet20")).eval()
+
+
+@pytest.fixture(scope="session")
+def resnet_groups(resnet: nn.Module, example: torch.Tensor) -> tuple[Group, ...]:
+    """Its twelve dependency groups."""
+    return trace(resnet, example)
