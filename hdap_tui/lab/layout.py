@@ -1,0 +1,160 @@
+"""Where a lab keeps its files, its lock, and its lines in the fleet's known hosts.
+
+Nothing here imports an SSH library: the command line asks these questions often.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+_COMMENT = "hdap-lab"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one lab, below one state folder."""
+
+    state: Path
+
+    @classmethod
+    def of(cls, state: Path) -> Layout:
+        """Resolve the folder once: devices compare whole paths."""
+        return cls(state.expanduser().resolve())
+
+    @property
+    def folder(self) -> Path:
+        """Where everything lies but `known_hosts`."""
+        return self.state / "lab"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The fleet's own file, which holds other hosts too."""
+        return self.state / "known_hosts"
+
+    @property
+    def info(self) -> Path:
+        """Says which devices a running lab has."""
+        return self.folder / "lab.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked for as long as the lab's process lives."""
+        return self.folder / "lock"
+
+    @property
+    def control(self) -> Path:
+        """Socket that faults and questions go through."""
+        return self.folder / "control"
+
+    @property
+    def log(self) -> Path:
+        """What the lab's process has to say."""
+        return self.folder / "lab.log"
+
+    @property
+    def plan(self) -> Path:
+        """The plan that the starter handed over."""
+        return self.folder / "plan.json"
+
+    @property
+    def client_key(self) -> Path:
+        """Private key that every device of the lab accepts."""
+        return self.folder / "id_ed25519"
+
+    @property
+    def cache(self) -> Path:
+        """What the devices' emulation keeps between processes."""
+        return self.folder / "cache"
+
+    @property
+    def devices(self) -> Path:
+        """One folder a device."""
+        return self.folder / "devices"
+
+    def device(self, name: str) -> Path:
+        """Folder of one device."""
+        return self.devices / name
+
+    def profile(self, name: str) -> Path:
+        """How slow one device is."""
+        return self.device(name) / "profile.json"
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace a file in one move, so that no reader sees half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        file.write(text)
+    aside.replace(path)
+
+
+@contextlib.contextmanager
+def holding(path: Path, wait_s: float = 1.0) -> Iterator[bool]:
+    """Hold the lab's lock; yields whether it was free.
+
+    The kernel lets go of it when the process ends in whatever way, so it is never stale.
+    """
+    deadline = time.monotonic() + wait_s
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                # Somebody who only looks holds it for an instant.
+                if time.monotonic() > deadline:
+                    yield False
+                    return
+                time.sleep(0.02)
+            else:
+                yield True
+                return
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a lab's process holds the lock."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """Yield a short name for a socket: the system allows 107 bytes, folders may be deeper."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def update_known_hosts(path: Path, keys: Iterable[tuple[int, str]]) -> None:
+    """Write the lab's host keys as (port, "type base64"); other hosts' lines stay as they are."""
+    mine = {f"[{HOST}]:{port}": key for port, key in keys}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        lines = []
+    kept = [line for line in lines if not _own_line(line, mine)]
+    fresh = [f"{host} {key} {_COMMENT}" for host, key in mine.items()]
+    text = "".join(f"{line}\n" for line in (*kept, *fresh))
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8", errors="surrogateescape")
+    aside.chmod(0o600)
+    aside.replace(path)
+
+
+def _own_line(line: str, mine: Iterable[str]) -> bool:
+    words = line.split()
+    return bool(words) and (words[0] in mine or words[3:] == [_COMMENT])
