@@ -1,0 +1,44 @@
+"""How many benchmarks may run on one machine at once, over all processes of this user.
+
+A sweep, a job and a deployment are different processes that time models on the same devices.
+Each takes a slot of the host group first, so that they wait for each other in place of disturbing
+each other. A slot is a locked file: the kernel frees it when its holder dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def slot(
+    folder: Path, group: str, count: int, cancelled: Callable[[], bool] = lambda: False
+) -> Iterator[bool]:
+    """Hold one of a group's `count` slots; yields False when cancelled before there was one."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", group)
+    files = [(folder / f"{name}.{number}").open("ab") for number in range(count)]
+    try:
+        while not any(_try(file.fileno()) for file in files):
+            if cancelled():
+                yield False
+                return
+            time.sleep(random.uniform(0.02, 0.06))
+        yield True
+    finally:
+        for file in files:
+            file.close()  # which frees the lock
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
