@@ -1,0 +1,928 @@
+"""Times ONNX models on the machine it runs on: one file, here and, copied, on a device.
+
+    python3 runner.py JOBDIR            follow JOBDIR/request.json, append to JOBDIR/results.jsonl
+    python3 runner.py --facts           print what this machine is, as one line of JSON
+    python3 runner.py --check M.onnx    load a model and run it once on zeros
+
+Needs Python 3.8, numpy and onnxruntime, nothing else. Each block is a fresh process in which
+every model is timed in turn, in reversed order every other block (A B B A): medians of separate
+processes differ about five times as much as the spread inside one process says, so the interval
+is told from the medians of the blocks.
+
+The job's folder holds, besides request and results: `lease` (its modification time must change
+at least every `lease_s` seconds or the run ends), `cancel` (ends the run once it exists), `pid`
+(the process group, while it runs) and `runner.log` (what the runtime wrote to standard error).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import sys
+import time
+from typing import Any, Sequence  # noqa: UP035 (Python 3.8)
+
+VERSION = 1
+SAMPLES = 500  # samples a model and block that a result line holds at most
+DETAIL = 400  # characters of an error's text
+
+# 95 % factors for a median of n normal values whose spread is estimated from the same n values
+# (|median| / (s / sqrt(n)), simulated with 1.2 million draws each), from n = 2; for n = 2 it is
+# Student's t, in the end 1.96 * sqrt(pi / 2) = 2.46. Odd n fare worse: their median is one value.
+_T_MEDIAN = (
+    12.71, 4.40, 3.27, 3.03, 2.76, 2.77, 2.62, 2.67, 2.55, 2.62,
+    2.52, 2.58, 2.51, 2.56, 2.49, 2.54, 2.48, 2.54, 2.48,
+)  # fmt: skip
+
+
+# ---- statistics ---------------------------------------------------------------------------------
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the quantile of at least one value, interpolated between neighbours."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def interval(medians: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median over block medians and its 95 % interval.
+
+    The blocks are taken as log-normal around the true latency; the half-width in logarithms is
+    k(n) * s / sqrt(n), Student's t adapted to the median (see `_T_MEDIAN`). One block tells
+    nothing about the spread: its interval is (0, inf).
+    """
+    middle = quantile(medians, 0.5)
+    n = len(medians)
+    if n < 2:
+        return middle, 0.0, math.inf
+    logs = [math.log(v) for v in medians]
+    mean = sum(logs) / n
+    spread = math.sqrt(sum((v - mean) ** 2 for v in logs) / (n - 1))
+    half = min(_factor(n) * spread / math.sqrt(n), 50.0)
+    return middle, middle * math.exp(-half), middle * math.exp(half)
+
+
+def _factor(n: int) -> float:
+    return _T_MEDIAN[min(n - 2, len(_T_MEDIAN) - 1)]
+
+
+def half_width_percent(medians: Sequence[float]) -> float:
+    """Return half the width of the interval of `interval`, in per cent of the median."""
+    middle, _, high = interval(medians)
+    return 100.0 * (high / middle - 1.0)
+
+
+def blocks_needed(medians: Sequence[float], percent: float, most: int) -> int:
+    """Return how many blocks should make the interval narrow enough, if the spread stays."""
+    have = half_width_percent(medians) * math.sqrt(len(medians)) / _factor(len(medians))
+    n = len(medians)
+    while n < most and _factor(n) * have / math.sqrt(n) > percent:
+        n += 1
+    return n
+
+
+def summarise(blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sum up one model's entries of at least one block, as the "done" line has them."""
+    medians = [b["median_ms"] for b in blocks]
+    pooled = [v for b in blocks for v in b["wall_ms"]]
+    total = sum(b["n"] for b in blocks)
+    middle, low, high = interval(medians)
+    return {
+        "median_ms": _ms(middle),
+        "low_ms": _ms(low),
+        "high_ms": _ms(high) if math.isfinite(high) else None,
+        "mean_ms": _ms(sum(b["mean_ms"] * b["n"] for b in blocks) / total),
+        "p90_ms": _ms(quantile(pooled, 0.9)),
+        "p95_ms": _ms(quantile(pooled, 0.95)),
+        "cpu_ms": _ms(quantile([b["cpu_ms"] for b in blocks], 0.5)),
+        "n": total,
+        "blocks": len(blocks),
+        "block_medians_ms": [_ms(v) for v in medians],
+        "contended": round(sum(b["contended"] * b["n"] for b in blocks) / total, 4),
+    }
+
+
+def _ms(value: float) -> float:
+    return round(value, 5)
+
+
+# ---- the machine --------------------------------------------------------------------------------
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(65536).strip()
+    except OSError:
+        return None
+
+
+def _number(path: str) -> float | None:
+    try:
+        return float(_read(path) or "")
+    except ValueError:
+        return None
+
+
+def _names(folder: str, prefix: str) -> list[str]:
+    try:
+        return [folder + "/" + n for n in sorted(os.listdir(folder)) if n.startswith(prefix)][:64]
+    except OSError:
+        return []
+
+
+def _present(**values: Any) -> dict[str, Any]:
+    """Drop what is not there: a missing sensor is a missing key, never a zero."""
+    return {key: value for key, value in values.items() if value not in (None, "", [], {})}
+
+
+def _cpuinfo(*keys: str) -> str | None:
+    text = _read("/proc/cpuinfo") or ""
+    for key in keys:
+        found = re.search(r"^" + re.escape(key) + r"\s*:\s*(.+)$", text, re.MULTILINE)
+        if found:
+            return found.group(1).strip()
+    return None
+
+
+def _installed(module: str) -> str | None:
+    """Return the version of an importable package from its source, without importing it."""
+    import importlib.util
+
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for name in ("version.py", "__init__.py"):
+            text = _read(os.path.join(folder, name)) or ""
+            found = re.search(r"""^(?:__version__|version)\s*=\s*["']([^"']+)["']""", text, re.M)
+            if found:
+                return found.group(1)
+    return "unknown" if spec else None
+
+
+def emulated() -> bool:
+    """Tell whether this interpreter belongs to the lab, which stretches what it times."""
+    site = sys.modules.get("sitecustomize")
+    return bool(os.environ.get("HDAP_LAB_PROFILE")) and bool(getattr(site, "EMULATED", False))
+
+
+def conditions(light: bool = False) -> dict[str, Any]:
+    """Return under which conditions the machine works now; what has no sensor has no key.
+
+    Frequencies in kHz, temperatures in °C, memory in kB, times in s. The throttle and pressure
+    counters grow from boot: compare before with after.
+    """
+    policies = _names("/sys/devices/system/cpu/cpufreq", "policy")
+    zones = _names("/sys/class/thermal", "thermal_zone")
+    pressure = re.search(r"^some .*total=(\d+)", _read("/proc/pressure/cpu") or "", re.M)
+    load = (_read("/proc/loadavg") or "").split()
+    free = re.search(r"^MemAvailable:\s*(\d+)", _read("/proc/meminfo") or "", re.M)
+    now = _present(
+        cur_freq_khz=[v for v in (_number(p + "/scaling_cur_freq") for p in policies) if v],
+        temperature_c={
+            (_read(z + "/type") or "?")[:32] + " " + z[-2:].lstrip("e"): round(value / 1000.0, 1)
+            for z, value in ((z, _number(z + "/temp")) for z in zones)
+            if value is not None
+        },
+        load=[float(v) for v in load[:3]],
+        mem_available_kb=int(free.group(1)) if free else None,
+        pressure_cpu_us=int(pressure.group(1)) if pressure else None,
+        throttle_count=_throttle_count(),
+        cooling_states=[
+            v
+            for v in (_number(c + "/cur_state") for c in _names("/sys/class/thermal", "cooling"))
+            if v is not None
+        ],
+        emulated=emulated() or None,
+    )
+    return now if light else dict(now, **_standing(policies))
+
+
+def _throttle_count() -> int | None:
+    cores = _names("/sys/devices/system/cpu", "cpu")
+    counts = [_number(c + "/thermal_throttle/core_throttle_count") for c in cores]
+    known = [int(c) for c in counts if c is not None]
+    return sum(known) if known else None
+
+
+def _standing(policies: list[str]) -> dict[str, Any]:
+    """Return the conditions that hardly change during a run."""
+    uptime = (_read("/proc/uptime") or "").split()
+    return _present(
+        governor=_read(policies[0] + "/scaling_governor") if policies else None,
+        min_freq_khz=[v for v in (_number(p + "/scaling_min_freq") for p in policies) if v],
+        max_freq_khz=[v for v in (_number(p + "/scaling_max_freq") for p in policies) if v],
+        vcgencmd_throttled=_vcgencmd(),
+        boot_id=_read("/proc/sys/kernel/random/boot_id"),
+        uptime_s=float(uptime[0]) if uptime else None,
+        cpu_model=cpu_model(),
+        kernel=os.uname().release,
+    )
+
+
+def _vcgencmd() -> str | None:
+    for folder in ("/usr/bin/", "/opt/vc/bin/"):
+        if os.path.exists(folder + "vcgencmd"):
+            import subprocess
+
+            try:
+                command = [folder + "vcgencmd", "get_throttled"]
+                out = subprocess.run(command, stdout=-1, stderr=-3, timeout=5).stdout
+            except (OSError, subprocess.SubprocessError):
+                return None
+            return out.decode("ascii", "replace").strip().partition("=")[2][:32]
+    return None
+
+
+def cpu_model() -> str | None:
+    """Return the processor's name, or the board's where the processor has none."""
+    board = (_read("/sys/firmware/devicetree/base/model") or "").rstrip("\0")
+    return _cpuinfo("model name", "Model", "Hardware") or board or None
+
+
+def facts() -> dict[str, Any]:
+    """Return what this machine is; imports onnxruntime to learn whether it works."""
+    answer: dict[str, Any] = {"event": "facts", "version": VERSION, "onnxruntime": None}
+    answer["python"] = ".".join(map(str, sys.version_info[:3]))
+    answer["numpy"] = _installed("numpy")
+    try:
+        import onnxruntime
+
+        answer["onnxruntime"] = onnxruntime.__version__
+        answer["providers"] = onnxruntime.get_available_providers()
+    except Exception as error:  # a broken installation raises anything
+        answer["onnxruntime_error"] = _detail(error)
+    flags = (_cpuinfo("flags", "Features") or "").split()
+    pretty = re.search(r'^PRETTY_NAME="?([^"\n]*)', _read("/etc/os-release") or "", re.M)
+    memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo") or "", re.M)
+    answer.update(
+        _present(
+            machine=os.uname().machine,
+            system=os.uname().sysname,
+            kernel=os.uname().release,
+            hostname=os.uname().nodename,
+            os=pretty.group(1) if pretty else None,
+            libc=_libc(),
+            cpu_model=cpu_model(),
+            cores=os.cpu_count(),
+            cores_usable=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+            memory_kb=int(memory.group(1)) if memory else None,
+            isa=[flag for flag in flags if flag in _ISA],
+            boot_id=_read("/proc/sys/kernel/random/boot_id"),
+            clock=time.time(),
+            emulated=emulated() or None,
+        )
+    )
+    return answer
+
+
+# What decides which quantized kernels pay.
+_ISA = (
+    "sse4_1", "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx_vnni_int8", "avx512f",
+    "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
+    "neon", "vfpv4", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+
+
+def _libc() -> str | None:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _detail(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:DETAIL]
+
+
+# ---- one block: a process of its own ------------------------------------------------------------
+
+
+class ModelError(Exception):
+    """This model cannot be timed here; `kind` is the class that the result line names."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+_DTYPES = {
+    "float": "float32", "double": "float64", "float16": "float16", "bool": "bool",
+    "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
+    "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
+}  # fmt: skip
+
+
+def make_session(model: str, threads: int, provider: str) -> Any:
+    """Load a model: sequential, no spinning threads, no denormals.
+
+    Raises:
+        ModelError: the provider is missing or the model does not load.
+    """
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        raise ModelError("runtime", "this onnxruntime has no " + provider)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        return onnxruntime.InferenceSession(model, sess_options=options, providers=[provider])
+    except Exception as error:
+        raise _model_error(error) from error
+
+
+def make_feed(session: Any, batch: int, seed: int | None) -> dict[str, Any]:
+    """Return one input for a session: uniform in [-1, 1) from the seed, zeros where it is None.
+
+    A dynamic first dimension becomes `batch`, dynamic height and width of an image 224, any
+    other 1. Integers of 8 bits use their whole range, wider ones are 0 or 1 (they index).
+
+    Raises:
+        ModelError: an input's type cannot be made up.
+    """
+    import numpy
+
+    feed = {}
+    for place, item in enumerate(session.get_inputs()):
+        dtype = _DTYPES.get(item.type[len("tensor(") : -1])
+        if dtype is None:
+            raise ModelError("model", "input " + item.name + " has type " + item.type)
+        shape = input_shape(item.shape or [], batch)
+        if seed is None:
+            feed[item.name] = numpy.zeros(shape, dtype)
+            continue
+        values = _uniform(math.prod(shape), seed + place)
+        if dtype in ("int8", "uint8"):
+            values = values * 256.0 - (128.0 if dtype == "int8" else 0.0)
+        else:
+            values = values * 2.0 - (1.0 if "float" in dtype else 0.0)
+        if dtype == "bool":
+            values = values >= 1.0
+        feed[item.name] = values.astype(dtype).reshape(shape)
+    return feed
+
+
+def input_shape(shape: Sequence[Any], batch: int) -> tuple[int, ...]:
+    """Return a shape with its dynamic dimensions filled in."""
+    image = len(shape) == 4
+    dynamic = [batch if i == 0 else 224 if image and i >= 2 else 1 for i in range(len(shape))]
+    return tuple(v if isinstance(v, int) and v > 0 else dynamic[i] for i, v in enumerate(shape))
+
+
+def _uniform(count: int, seed: int) -> Any:
+    """Return `count` numbers in [0, 1) by SplitMix64; importing numpy.random costs 10 ms."""
+    import numpy
+
+    def word(value: int) -> Any:
+        return numpy.uint64(value & 0xFFFFFFFFFFFFFFFF)
+
+    state = numpy.arange(1, count + 1, dtype=numpy.uint64) * word(0x9E3779B97F4A7C15)
+    state += word(seed * 0x5851F42D4C957F2D + 1)
+    state = (state ^ (state >> word(30))) * word(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> word(27))) * word(0x94D049BB133111EB)
+    return ((state ^ (state >> word(31))) >> word(11)) * 2.0**-53
+
+
+def warm_up(infer: Any, runs: int, limit_s: float) -> int:
+    """Run until it gets no faster; return how many runs that took.
+
+    At least `runs`, then in windows of `runs` until a window's median is no longer more than
+    1 % below that of the window before, or `limit_s` has passed.
+    """
+    end = time.perf_counter() + limit_s
+    done, before = 0, math.inf
+    while True:
+        window = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            infer()
+            window.append(time.perf_counter() - start)
+        done += runs
+        now = quantile(window, 0.5)
+        if now > 0.99 * before or time.perf_counter() > end:
+            return done
+        before = now
+
+
+def time_runs(infer: Any, runs: int, limit_s: float, threads: int) -> tuple[list[int], list[int]]:
+    """Return wall and CPU time in ns of up to `runs` inferences (3 at least) in `limit_s`."""
+    wall_clock = time.perf_counter_ns
+    cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
+    wall: list[int] = []
+    cpu: list[int] = []
+    end = wall_clock() + int(limit_s * 1e9)
+    while len(wall) < runs:
+        cpu_start = cpu_clock()
+        start = wall_clock()
+        infer()
+        stop = wall_clock()
+        cpu_stop = cpu_clock()
+        wall.append(stop - start)
+        cpu.append(cpu_stop - cpu_start)
+        if stop > end and len(wall) >= 3:
+            break
+    return wall, cpu
+
+
+def time_model(path: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Load, warm up and time one model; return its entry of the block line.
+
+    Raises:
+        ModelError: it does not load or does not run.
+    """
+    import gc
+
+    threads = spec["threads"]
+    start = time.perf_counter()
+    session = make_session(path, threads, spec["provider"])
+    load_s = time.perf_counter() - start
+    feed = make_feed(session, spec["batch"], spec["seed"])
+    run = session.run
+
+    def infer() -> None:
+        run(None, feed)
+
+    gc.disable()
+    try:
+        warm = warm_up(infer, spec["warmup_runs"], spec["warmup_s"])
+        wall, cpu = time_runs(infer, spec["runs"], spec["block_s"], threads)
+    except Exception as error:
+        raise _model_error(error) from error
+    finally:
+        gc.enable()
+    return entry(wall, cpu, threads, warm, load_s, session.get_providers())
+
+
+def entry(
+    wall: Sequence[int], cpu: Sequence[int], threads: int, warm: int, load_s: float,
+    providers: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Return a model's entry of a block line from its samples in ns.
+
+    A sample is contended where its wall time is well above its CPU time; with several threads
+    CPU time says nothing about that.
+    """
+    wall_ms = [v / 1e6 for v in wall]
+    cpu_ms = [v / 1e6 for v in cpu]
+    late = [w > 1.25 * c + 0.05 for w, c in zip(wall_ms, cpu_ms)]  # noqa: B905 (Python 3.8)
+    step = -(-len(wall_ms) // SAMPLES)
+    return {
+        "wall_ms": [_ms(v) for v in wall_ms[::step]],
+        "cpu_ms": _ms(quantile(cpu_ms, 0.5)),
+        "median_ms": _ms(quantile(wall_ms, 0.5)),
+        "mean_ms": _ms(sum(wall_ms) / len(wall_ms)),
+        "p90_ms": _ms(quantile(wall_ms, 0.9)),
+        "n": len(wall_ms),
+        "contended": round(sum(late) / len(late), 4) if threads == 1 else 0.0,
+        "warmup": warm,
+        "load_ms": _ms(1e3 * load_s),
+        "providers": list(providers),
+    }
+
+
+def _model_error(error: Exception) -> ModelError:
+    if isinstance(error, ModelError):
+        return error
+    text = _detail(error)
+    starved = isinstance(error, MemoryError) or re.search(
+        r"bad_?alloc|failed to allocate|out of memory", text, re.IGNORECASE
+    )
+    return ModelError("memory" if starved else "model", text)
+
+
+def block_main() -> None:
+    """Time the models that standard input names; tell each step on standard output."""
+    parent = os.getppid()
+    spec = json.loads(sys.stdin.buffer.readline())
+    # Libraries may print; only this stream is the answer.
+    answer = os.dup(1)
+    os.dup2(2, 1)
+
+    def tell(**line: Any) -> None:
+        os.write(answer, json.dumps(line).encode() + b"\n")
+
+    try:
+        import numpy  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except Exception as error:
+        tell(broken=_detail(error))
+        os._exit(1)
+    for model in spec["models"]:
+        if os.getppid() != parent:
+            os._exit(1)  # nobody is left to read the answer
+        tell(start=model["digest"])
+        try:
+            tell(digest=model["digest"], entry=time_model(model["path"], spec))
+        except ModelError as error:
+            tell(digest=model["digest"], error=error.kind, detail=_detail(error))
+        except MemoryError as error:
+            tell(digest=model["digest"], error="memory", detail=_detail(error))
+    os._exit(0)  # spares the runtime's teardown
+
+
+# ---- the whole run ------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """The run ends here; `kind` is the class that the "failed" line names."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+_DEFAULTS: dict[str, Any] = {
+    "threads": 1, "provider": "CPUExecutionProvider", "runs": 30, "warmup_runs": 5,
+    "warmup_s": 0.05, "block_s": 2.0, "blocks_min": 3, "blocks_max": 8, "interval_percent": 2.0,
+    "time_limit_s": 120.0, "lease_s": 600.0, "seed": 0, "batch": 1, "expected_block_s": 0.0,
+}  # fmt: skip
+
+
+def read_request(folder: str) -> dict[str, Any]:
+    """Return the request of a job's folder with every default filled in.
+
+    Raises:
+        ValueError: it is no request that this version understands.
+    """
+    with open(os.path.join(folder, "request.json"), encoding="utf-8") as file:
+        raw = json.load(file)
+    if not isinstance(raw, dict) or raw.get("version") != VERSION:
+        raise ValueError("request.json: its version is not " + str(VERSION))
+    request = dict(_DEFAULTS)
+    for key, standard in _DEFAULTS.items():
+        value = raw.get(key, standard)
+        wanted = str if isinstance(standard, str) else (int, float)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ValueError("request.json: " + key + " has the wrong type")
+        request[key] = type(standard)(value)
+    for key, least in (("threads", 1), ("runs", 3), ("warmup_runs", 1), ("blocks_min", 1)):
+        request[key] = max(request[key], least)
+    request["batch"] = max(request["batch"], 1)
+    request["blocks_max"] = max(request["blocks_max"], request["blocks_min"])
+    models = raw.get("models")
+    if not isinstance(models, list) or not models:
+        raise ValueError("request.json: models is empty")
+    request["models"] = [{"digest": str(m["digest"]), "path": str(m["path"])} for m in models]
+    request["block_timeout_s"] = float(
+        raw.get("block_timeout_s", 30.0 + len(models) * (10.0 + 3.0 * request["block_s"]))
+    )
+    return request
+
+
+class Run:
+    """One run over a job's folder: blocks, stop rule, lease, results."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = os.path.abspath(folder)
+        self.request: dict[str, Any] = {}
+        self.blocks: list[dict[str, Any]] = []
+        self.failed: dict[str, str] = {}
+        self.terminated = False
+        self._results = -1
+        self._child: Any = None
+        self._started = self._renewed = time.monotonic()
+        self._lease = self._lease_time()
+
+    def __call__(self) -> int:
+        """Do the whole run; return the exit status (0 done, 1 failed)."""
+        clock = time.time()
+        self._results = os.open(self._file("results.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._own_group()
+        try:
+            self.emit(_hello(clock))
+            self.request = read_request(self.folder)
+            self._check_models()
+            stopped = self._all_blocks()
+        except Stop as stop:
+            return self._end(stop.kind, str(stop))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return self._end("runtime", _detail(error))
+        models = {d: summarise(self._of(d)) for d in self._alive()}
+        self.emit(
+            {"event": "done", "models": models, "conditions": conditions(), "stopped": stopped}
+        )
+        os.unlink(self._file("pid"))
+        return 0
+
+    def emit(self, line: dict[str, Any]) -> None:
+        """Append one line and have it on the disk."""
+        os.write(self._results, json.dumps(line).encode() + b"\n")
+        os.fsync(self._results)
+
+    def fail(self, model: str | None, kind: str, detail: str) -> None:
+        """Tell that a model, or with None the whole run, came to nothing."""
+        if model is not None:
+            self.failed[model] = kind
+        self.emit({"event": "failed", "model": model, "error": kind, "detail": detail[:DETAIL]})
+
+    # -- blocks
+
+    def _all_blocks(self) -> str:
+        """Time block after block; return why it stopped.
+
+        The intervals are looked at only at the end of a quiet section: after `blocks_min`
+        blocks, then after as many more as their spread asks for.
+        """
+        request = self.request
+        look, longest, told = request["blocks_min"], 0.0, -1.0
+        while True:
+            k = len(self.blocks)
+            guess = longest or request["expected_block_s"] or 0.3 + 0.1 * len(self._alive())
+            if guess != told:  # at the start, and once the length of a block is known
+                self._announce(k, look, guess)
+                told = guess
+            start = time.monotonic()
+            try:
+                self._one_block(k)
+            except _OutOfTimeError:
+                if not self.blocks:
+                    raise Stop("timeout", "the time limit ran out in the first block") from None
+                return "time"
+            longest = longest or time.monotonic() - start
+            if len(self.blocks) < look:
+                continue
+            look, told = self._next_look(), -1.0
+            if look == len(self.blocks):
+                return "interval" if self._widest() <= request["interval_percent"] else "blocks"
+            if self._left() < longest:
+                return "time"
+
+    def _announce(self, first: int, look: int, each_s: float) -> None:
+        self.emit(
+            {
+                "event": "timed",
+                "blocks": [first, look - 1],
+                "expected_s": round(each_s * (look - first), 2),
+            }
+        )
+
+    def _next_look(self) -> int:
+        """Return after how many blocks to look again; the present count where it is enough."""
+        have, most = len(self.blocks), self.request["blocks_max"]
+        if have >= most or self._widest() <= self.request["interval_percent"]:
+            return have
+        medians = [[e["median_ms"] for e in self._of(d)] for d in self._alive()]
+        wanted = [blocks_needed(m, self.request["interval_percent"], most) for m in medians]
+        return max(have + 1, *wanted)
+
+    def _widest(self) -> float:
+        medians = [[e["median_ms"] for e in self._of(d)] for d in self._alive()]
+        return max(half_width_percent(m) for m in medians)
+
+    def _alive(self) -> list[str]:
+        return [m["digest"] for m in self.request["models"] if m["digest"] not in self.failed]
+
+    def _of(self, digest: str) -> list[dict[str, Any]]:
+        return [b["models"][digest] for b in self.blocks if digest in b["models"]]
+
+    def _check_models(self) -> None:
+        """Leave out models whose file is not there or is not what its name says."""
+        for model in self.request["models"]:
+            path = os.path.expanduser(model["path"])
+            if not os.path.isabs(path):
+                path = os.path.normpath(os.path.join(self.folder, path))
+            model["path"] = path
+            try:
+                found = _sha256(path)
+            except OSError as error:
+                self.fail(model["digest"], "model", _detail(error))
+                continue
+            if found != model["digest"]:
+                self.fail(model["digest"], "model", "the file's content is another: " + found)
+        self._any_left()
+
+    def _any_left(self) -> None:
+        if not self._alive():
+            kinds = sorted(set(self.failed.values()))
+            raise Stop(kinds[0], "no model is left to time")
+
+    def _one_block(self, k: int) -> None:
+        """Time all models in a fresh process; again without the one that ends the process."""
+        while True:
+            order = self._alive()[:: -1 if k % 2 else 1]
+            done, guilty = self._attempt(order)
+            self._any_left()
+            if guilty is None:
+                break
+        order = [d for d in order if d in done]
+        line = {"event": "block", "block": k, "order": order, "models": done}
+        line["conditions"] = conditions(light=True)
+        self.blocks.append(line)
+        self.emit(line)
+
+    def _attempt(self, order: list[str]) -> tuple[dict[str, Any], str | None]:
+        """Run one block process; return the entries, and which model brought it down."""
+        request = self.request
+        models = {m["digest"]: m for m in request["models"]}
+        keys = ("threads", "provider", "batch", "seed", "warmup_runs", "warmup_s", "runs")
+        spec = {key: request[key] for key in (*keys, "block_s")}
+        spec["models"] = [models[d] for d in order]
+        answers, status = self._process(spec)
+        done: dict[str, Any] = {}
+        current = None
+        for answer in answers:
+            if "broken" in answer:
+                raise Stop("runtime", "onnxruntime does not start: " + answer["broken"])
+            current = answer.get("start")
+            if "entry" in answer:
+                done[answer["digest"]] = answer["entry"]
+            elif "error" in answer:
+                self.fail(answer["digest"], answer["error"], answer["detail"])
+        if status == 0:
+            return done, None
+        if current is None:
+            raise Stop("runtime", "a block's process ended with status " + str(status))
+        kind, detail = {
+            None: ("timeout", "a block took longer than its limit with this model"),
+            -signal.SIGKILL: ("memory", "the process was killed, as the system does out of memory"),
+        }.get(status, ("runtime", "the process ended with status " + str(status)))
+        self.fail(current, kind, detail)
+        return done, current
+
+    # -- the block's process
+
+    def _process(self, spec: dict[str, Any]) -> tuple[list[dict[str, Any]], int | None]:
+        """Run a block; return its answers and exit status, None where its time ran out.
+
+        Raises:
+            _OutOfTimeError: the whole run's time limit was reached.
+            Stop: the run was cancelled or nobody renewed the lease.
+        """
+        import subprocess
+
+        self._check()
+        environ = dict(os.environ, OMP_NUM_THREADS=str(spec["threads"]), OPENBLAS_NUM_THREADS="1")
+        limit = min(self.request["block_timeout_s"], self._left())
+        with open(self._file("runner.log"), "ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, os.path.abspath(__file__), "--block"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environ,
+            )  # fmt: skip
+        try:
+            self._child.stdin.write(json.dumps(spec).encode() + b"\n")
+            self._child.stdin.close()
+            text, late = self._listen(time.monotonic() + limit)
+        finally:
+            status = self._end_child()
+        if status == -signal.SIGTERM and not late:
+            raise Stop("cancelled", "a block's process was terminated")
+        if late and self._left() <= 0:
+            raise _OutOfTimeError
+        return [json.loads(v) for v in text.split(b"\n")[:-1]], None if late else status
+
+    def _listen(self, deadline: float) -> tuple[bytes, bool]:
+        """Return what the block says until it ends, and whether the deadline came first."""
+        import select
+
+        text = b""
+        pipe = self._child.stdout.fileno()
+        while time.monotonic() < deadline:
+            # Asleep while models are timed, but for a look at the lease now and then.
+            if select.select([pipe], [], [], min(0.5, max(deadline - time.monotonic(), 0.0)))[0]:
+                piece = os.read(pipe, 65536)
+                if not piece:
+                    return text, False
+                text += piece
+            self._check()
+        return text, True
+
+    def _end_child(self) -> int | None:
+        """Have the block's process gone; return its exit status."""
+        import subprocess
+
+        child, self._child = self._child, None
+        child.stdout.close()
+        for stop in (None, child.terminate, child.kill):
+            if stop is not None:
+                stop()
+            try:
+                return int(child.wait(timeout=0.2 if stop is None else 2.0))
+            except subprocess.TimeoutExpired:
+                continue
+        return None
+
+    # -- lease, cancellation, end
+
+    def _check(self) -> None:
+        """Raise Stop where the run is cancelled or its lease has run out."""
+        if self.terminated or os.path.exists(self._file("cancel")):
+            raise Stop("cancelled", "the run was cancelled")
+        now, lease = time.monotonic(), self._lease_time()
+        if lease != self._lease:
+            self._lease, self._renewed = lease, now
+        if now - self._renewed > self.request["lease_s"]:
+            raise Stop("lease", "nobody renewed the lease")
+
+    def _lease_time(self) -> int:
+        try:
+            return os.stat(self._file("lease")).st_mtime_ns
+        except OSError:
+            return 0
+
+    def _left(self) -> float:
+        return float(self.request["time_limit_s"]) - (time.monotonic() - self._started)
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def _own_group(self) -> None:
+        """Lead a process group of our own, so that one signal ends all of it."""
+        if os.getpgrp() != os.getpid():
+            os.setpgid(0, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._terminate)
+        with open(self._file("pid"), "w", encoding="ascii") as file:
+            file.write(str(os.getpid()) + "\n")
+
+    def _terminate(self, _number: int, _frame: Any) -> None:
+        self.terminated = True
+
+    def _end(self, kind: str, detail: str) -> int:
+        """Say why the run failed, then end what is left of the process group."""
+        try:
+            self.fail(None, kind, detail)
+        except OSError as error:  # the disk is full: the log's reader is the last to be told
+            print(detail, _detail(error), sep="\n", file=sys.stderr)
+        os.unlink(self._file("pid"))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+        return 1
+
+
+class _OutOfTimeError(Exception):
+    """The time limit of the whole run was reached."""
+
+
+def _sha256(path: str) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _hello(clock: float) -> dict[str, Any]:
+    return {
+        "event": "hello",
+        "runner": _sha256(os.path.abspath(__file__)),
+        "version": VERSION,
+        "pid": os.getpid(),
+        "clock": clock,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "onnxruntime": _installed("onnxruntime"),
+        "numpy": _installed("numpy"),
+        "machine": os.uname().machine,
+        "system": os.uname().sysname,
+        "conditions": conditions(),
+        "emulated": emulated(),
+    }
+
+
+def check(path: str) -> dict[str, Any]:
+    """Load a model, run it once on zeros, and return whether that worked."""
+    try:
+        session = make_session(os.path.expanduser(path), 1, "CPUExecutionProvider")
+        outputs = session.run(None, make_feed(session, 1, None))
+    except Exception as error:
+        return {"ok": False, "error": _model_error(error).kind, "detail": _detail(error)}
+    shapes = [list(getattr(v, "shape", ())) for v in outputs]
+    return {"ok": True, "outputs": shapes, "digest": _sha256(os.path.expanduser(path))}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line says; return the exit status."""
+    if list(arguments) == ["--block"]:
+        block_main()
+    elif list(arguments) == ["--facts"]:
+        print(json.dumps(facts()))
+    elif len(arguments) == 2 and arguments[0] == "--check":
+        answer = check(arguments[1])
+        print(json.dumps(answer))
+        return 0 if answer["ok"] else 1
+    elif len(arguments) == 1 and os.path.isdir(arguments[0]):
+        return Run(arguments[0])()
+    else:
+        print("usage: runner.py JOBDIR | --facts | --check MODEL.onnx", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
