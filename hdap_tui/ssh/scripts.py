@@ -1,0 +1,49 @@
+"""Shell scripts on a device, in any POSIX shell, with an answer that noise cannot spoil."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Callable
+
+from hdap_tui.ssh.connection import OUTPUT_LIMIT, Connection
+from hdap_tui.ssh.errors import DeviceError, ErrorKind
+from hdap_tui.ssh.sockets import never
+
+ROOT = ".hdap"
+"""Folder of everything on a device, in the user's home."""
+
+
+def ask(
+    connection: Connection,
+    script: str,
+    *arguments: str,
+    stdin: bytes = b"",
+    timeout: float | None = None,
+    limit: int = OUTPUT_LIMIT,
+    cancelled: Callable[[], bool] = never,
+) -> bytes:
+    """Run a script in the home folder with its arguments as $1, $2, …; return what it prints.
+
+    What the login shell prints by itself comes before a mark and is left out.
+
+    Raises:
+        DeviceError: as `Connection.call`; garbage where the mark is missing.
+    """
+    mark = "hdap:" + secrets.token_hex(8)
+    text = f"cd || exit 1\necho; echo {mark}\n{script}"
+    words = " ".join(map(shlex.quote, ("sh", "-c", text, "hdap", *arguments)))
+    done = connection.call(
+        f"exec {words}", stdin=stdin, timeout=timeout, limit=limit + 65536, cancelled=cancelled
+    )
+    _, found, answer = done.out.partition(f"\n{mark}\n".encode())
+    if not found or len(answer) > limit or done.dropped:
+        raise DeviceError(
+            ErrorKind.GARBAGE, f"{connection.where}: a command's answer makes no sense"
+        )
+    return answer
+
+
+def lines_of(answer: bytes) -> list[str]:
+    """Return an answer's lines as text."""
+    return answer.decode("utf-8", "replace").splitlines()
