@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from engine import models
+from engine.compress.export import Template
 from engine.compress.groups import Group, trace
 
 torch.set_num_threads(1)
@@ -43,3 +44,11 @@ def resnet() -> nn.Module:
 def resnet_groups(resnet: nn.Module, example: torch.Tensor) -> tuple[Group, ...]:
     """Its twelve dependency groups."""
     return trace(resnet, example)
+
+
+@pytest.fixture(scope="session")
+def template(
+    resnet: nn.Module, resnet_groups: tuple[Group, ...], example: torch.Tensor
+) -> Template:
+    """Its ONNX template: exporting takes seconds, so it is done once."""
+    return Template(resnet, example, resnet_groups)

@@ -1,0 +1,350 @@
+"""From a torch network to an ONNX file, and quickly to the files of its pruned variants.
+
+The file is self-contained, reads `images` (N, C, H, W) float32 between 0 and 1 with any N (the
+network normalises them itself), and gives `logits`. Batch norms are folded into the layers
+before them. Opset 18 and IR version 8 run on every ONNX Runtime since 1.14.
+
+torch's exporter takes seconds. A :class:`Template` runs it once and then writes any pruned
+variant in milliseconds: the graph is the same, only the tensors differ. The same weights give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from engine.compress.designs import Design
+from engine.compress.groups import Group
+from engine.compress.inference import evaluating, session
+from engine.compress.prune import prune
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+OPSET = 18
+IR_VERSION = 8
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file."""
+
+    path: Path
+    digest: str
+    """SHA-256 of the file, lower-case hex."""
+    bytes: int
+    difference: float | None = None
+    """Largest difference from torch, relative to the largest logit; None where not compared."""
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """Where a layer's batch norm, which the exporter folds into it, comes from."""
+
+    bias: str | None
+    scale: str | None
+    shift: str | None
+    mean: str
+    variance: str
+    epsilon: float
+    axis: int
+
+
+def export(
+    model: nn.Module, example: Tensor, path: str | Path, tolerance: float = TOLERANCE
+) -> Exported:
+    """Write a network as ONNX and compare the file with torch through ONNX Runtime.
+
+    Args:
+        model: the network; it is left as it was.
+        example: an input (N, C, H, W); compared on it, and on its first image alone.
+        path: the file to write, replaced only when all went well.
+        tolerance: the largest allowed difference, relative to the largest logit.
+
+    Raises:
+        ValueError: torch cannot export the network, or the two differ by more than that.
+    """
+    data = Template(model, example, tolerance=tolerance).build(model)
+    difference = parity(data, model, example, tolerance)
+    return write_file(data, Path(path), difference)
+
+
+class Template:
+    """A network exported once, ready to write its pruned variants.
+
+    It pickles, so workers need not export again.
+
+    Args:
+        model: the unpruned network; it is left as it was.
+        example: an input (N, C, H, W).
+        groups: its dependency groups; where given, a strongly pruned variant is compared too.
+        tolerance: the largest difference from torch, relative to the largest logit.
+
+    Raises:
+        ValueError: torch cannot export the network, or what the template writes differs from it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        groups: Sequence[Group] = (),
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        proto, self._folded = _convert(model, example)
+        self._skeleton, self._constants = _clean(proto, set(dict(_tensors(model))))
+        variants = [model]
+        if groups:
+            third = Design(tuple(tuple(range(0, g.channels, 3)) for g in groups))
+            variants.append(prune(model, groups, third))
+        for variant in variants:
+            parity(self.build(variant), variant, example, tolerance)
+
+    def build(self, model: nn.Module) -> bytes:
+        """Return the ONNX file of the network, or of a pruned variant, as bytes.
+
+        Raises:
+            ValueError: the network is no variant of the template's.
+        """
+        proto = onnx.ModelProto()
+        proto.ParseFromString(self._skeleton)
+        tensors = {name: t.detach().numpy() for name, t in _tensors(model)}
+        rows: dict[str, int] = {}
+        for initializer in proto.graph.initializer:
+            if initializer.name in self._constants:
+                continue
+            try:
+                value = self._value(initializer.name, tensors)
+            except (KeyError, ValueError) as error:
+                raise ValueError(f"the network is no variant of the template's: {error}") from error
+            initializer.dims[:] = value.shape
+            initializer.raw_data = np.ascontiguousarray(value).tobytes()
+            rows[initializer.name] = value.shape[0] if value.ndim else 0
+        for node in proto.graph.node:
+            if node.op_type == "Conv":
+                _set_depthwise(node, rows)
+        data: bytes = proto.SerializeToString(deterministic=True)
+        return data
+
+    def write(self, model: nn.Module, path: str | Path) -> Exported:
+        """Write the network, or a pruned variant, as an ONNX file, without comparing it.
+
+        Raises:
+            ValueError: the network is no variant of the template's.
+        """
+        return write_file(self.build(model), Path(path))
+
+    def _value(self, name: str, tensors: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        if name in self._folded:
+            folded = self._folded[name]
+            scale, _ = _affine(folded, tensors)
+            weight = tensors[name]
+            shape = [1] * weight.ndim
+            shape[folded.axis] = -1
+            return (weight * scale.reshape(shape)).astype(weight.dtype)
+        for weight_name, folded in self._folded.items():
+            if name in (folded.bias, f"{weight_name}_bias"):
+                scale, shift = _affine(folded, tensors)
+                bias = tensors[folded.bias] if folded.bias else 0.0
+                return (bias * scale + shift).astype(tensors[weight_name].dtype)
+        return tensors[name]
+
+
+def parity(
+    file: bytes | str | Path, model: nn.Module, example: Tensor, tolerance: float = TOLERANCE
+) -> float:
+    """Compare an ONNX file with torch; return the largest difference relative to the logits.
+
+    Raises:
+        ValueError: it is larger than the tolerance, or the file does not run.
+    """
+    import torch
+
+    runtime = session(file)
+    worst = 0.0
+    for images in (example, example[:1]):
+        with evaluating(model), torch.no_grad():
+            expected = model(images).numpy()
+        (actual,) = runtime.run(None, {runtime.get_inputs()[0].name: images.numpy()})
+        if actual.shape != expected.shape:
+            raise ValueError(f"ONNX gives {actual.shape} where torch gives {expected.shape}")
+        apart = np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12)
+        worst = max(worst, float(apart)) if np.isfinite(apart) else np.inf
+    if worst > tolerance:
+        raise ValueError(
+            f"ONNX and torch differ by {worst:.2g} of the largest logit, "
+            f"more than the tolerance of {tolerance:.2g}"
+        )
+    return worst
+
+
+def write_file(data: bytes, path: Path, difference: float | None = None) -> Exported:
+    """Write aside and rename, so that the path holds a whole file or what it held before.
+
+    Raises:
+        OSError: the folder is missing or full.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_bytes(data)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return Exported(path, hashlib.sha256(data).hexdigest(), len(data), difference)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _affine(
+    folded: _Folded, tensors: Mapping[str, NDArray[Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and shift of a batch norm at inference, in double precision."""
+    mean, variance = (tensors[n].astype(np.float64) for n in (folded.mean, folded.variance))
+    scale = 1 / np.sqrt(variance + folded.epsilon)
+    if folded.scale is not None:
+        scale = scale * tensors[folded.scale]
+    shift = -mean * scale
+    if folded.shift is not None:
+        shift = shift + tensors[folded.shift]
+    return scale, shift
+
+
+def _convert(model: nn.Module, example: Tensor) -> tuple[onnx.ModelProto, dict[str, _Folded]]:
+    """Run torch's exporter on a copy whose tensors all differ, so that it merges none."""
+    import torch
+
+    twin = copy.deepcopy(model).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, tensor in _tensors(twin):
+            if tensor.is_floating_point():
+                tensor.add_(0.01 * torch.rand(tensor.shape, generator=generator))
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                twin,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=({0: "batch"},),
+                input_names=["images"],
+                output_names=["logits"],
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as error:
+        # The exporter raises many classes; the innermost cause tells what it could not do.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        first = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise ValueError(f"torch cannot export the network: {first}") from error
+    if program is None:
+        raise ValueError("torch cannot export the network")
+    return program.model_proto, _folds(program.exported_program)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's remarks about packages and graphs; its errors come as such."""
+    loggers = [
+        logging.getLogger(name)
+        for name in (
+            "torch.onnx._internal.exporter._registration",
+            *logging.root.manager.loggerDict,
+        )
+        if name.startswith(("torch.", "onnxscript", "onnx_ir"))
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _folds(program: Any) -> dict[str, _Folded]:
+    """Read from the exported program which batch norm follows which layer, by tensor names."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+
+    def key(node: Any) -> str | None:
+        return names.get(getattr(node, "name", None))
+
+    found = {}
+    for node in program.graph.nodes:
+        if "batch_norm" not in str(node.target):
+            continue
+        layer = node.args[0]
+        target = str(getattr(layer, "target", ""))
+        if not ("conv" in target or "linear" in target) or len(layer.users) != 1:
+            continue
+        weight, mean, variance = key(layer.args[1]), key(node.args[3]), key(node.args[4])
+        if weight is None or mean is None or variance is None:
+            continue
+        bias = key(layer.args[2]) if len(layer.args) > 2 else None
+        axis = 1 if "transpose" in target else 0
+        epsilon = float(node.args[-1])
+        found[weight] = _Folded(
+            bias, key(node.args[1]), key(node.args[2]), mean, variance, epsilon, axis
+        )
+    return found
+
+
+def _clean(proto: onnx.ModelProto, known: set[str]) -> tuple[bytes, frozenset[str]]:
+    """Drop what belongs to one variant or one machine; return the rest and its constants' names.
+
+    Traces of source files, fixed shapes between layers, and numbers of channels in reshapes.
+    """
+    graph = proto.graph
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    constants = {n: v for n, v in constants.items() if n not in known and not n.endswith("_bias")}
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+        if shape is not None and len(shape) == 2 and shape[0] in (0, -1):
+            del node.input[1:], node.attribute[:]
+            node.op_type = "Flatten"
+            node.attribute.append(onnx.helper.make_attribute("axis", 1))
+    used = {name for node in graph.node for name in node.input}
+    kept = [i for i in graph.initializer if i.name in used]
+    for initializer in kept:
+        del initializer.metadata_props[:]
+        initializer.doc_string = ""
+    del graph.initializer[:], graph.value_info[:], graph.metadata_props[:], proto.metadata_props[:]
+    graph.initializer.extend(kept)
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+    graph.name, graph.doc_string, proto.doc_string = "network", "", ""
+    proto.ir_version = IR_VERSION
+    proto.producer_name, proto.producer_version = "hdap", ""
+    return proto.SerializeToString(deterministic=True), frozenset(constants)
+
+
+def _set_depthwise(node: onnx.NodeProto, rows: Mapping[str, int]) -> None:
+    """A depthwise convolution has as many groups as channels, fewer of both when pruned."""
+    for attribute in node.attribute:
+        if attribute.name == "group" and attribute.i > 1 and node.input[1] in rows:
+            attribute.i = rows[node.input[1]]

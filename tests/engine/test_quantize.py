@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from torch import nn
+
+from engine.compress.export import Template
+from engine.compress.inference import operators, session
+from engine.compress.quantize import PRESETS, isa, onnx_accuracy, quantize_static
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def float_file(
+    resnet: nn.Module, template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return template.write(resnet, tmp_path_factory.mktemp("float") / "m.onnx").path
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_gives_an_integer_network_close_to_the_float_one(
+    float_file: Path, images: np.ndarray, tmp_path: Path, preset: str
+) -> None:
+    result = quantize_static(float_file, tmp_path / "int8.onnx", images, preset)  # type: ignore[arg-type]
+    assert result.bytes < 0.35 * float_file.stat().st_size
+    executed = operators(result.path, as_arm=preset == "arm64")
+    assert executed["QLinearConv"] == 21
+    assert "Conv" not in executed
+    x = images[:8].astype(np.float32) / 255
+    (exact,) = session(float_file).run(None, {"images": x})
+    (rough,) = session(result.path).run(None, {"images": x})
+    assert rough.shape == exact.shape
+    assert 0 < np.abs(rough - exact).max() < 0.2 * np.abs(exact).max()
+    assert list(tmp_path.iterdir()) == [result.path]
+
+
+def _weights(path: Path) -> tuple[set[int], np.ndarray]:
+    proto = onnx.load(path)
+    values = {i.name: onnx.numpy_helper.to_array(i) for i in proto.graph.initializer}
+    name = next(n for n in values if n.startswith("layer3.2.conv2.weight") and "quantized" in n)
+    zeros = {v.dtype.num for n, v in values.items() if n.endswith("zero_point") and v.ndim == 0}
+    return zeros, values[name]
+
+
+def test_presets_differ_in_what_their_processor_asks_for(
+    float_file: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    found = {
+        name: _weights(quantize_static(float_file, tmp_path / name, images, name).path)
+        for name in PRESETS
+    }
+    assert {np.dtype(np.uint8).num} == found["x86-vnni"][0] == found["x86"][0]
+    assert found["arm64"][0] == {np.dtype(np.int8).num}
+    assert np.abs(found["x86-vnni"][1].astype(int)).max() == 127
+    assert np.abs(found["x86"][1].astype(int)).max() <= 64
+    # One scale for each channel: every channel uses its whole range.
+    assert (np.abs(found["arm64"][1].astype(int)).max(axis=(1, 2, 3)) >= 126).all()
+
+
+def test_the_same_input_gives_the_same_bytes(
+    float_file: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    first, second = (
+        quantize_static(float_file, tmp_path / name, images[:8]) for name in ("a", "b")
+    )
+    assert first.digest == second.digest
+
+
+def test_the_preset_follows_the_machine() -> None:
+    assert isa("x86_64", ["avx2", "avx512_vnni"]) == "x86-vnni"
+    assert isa("x86_64", ["avx2", "AVX_VNNI"]) == "x86-vnni"
+    assert isa("AMD64", ["avx2"]) == "x86"
+    assert isa("aarch64") == "arm64"
+    with pytest.raises(ValueError, match="no int8 preset for 'riscv64'"):
+        isa("riscv64")
+
+
+def test_a_quantized_network_is_not_quantized_again(
+    float_file: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    result = quantize_static(float_file, tmp_path / "int8.onnx", images[:8])
+    with pytest.raises(ValueError, match="already quantized"):
+        quantize_static(result.path, tmp_path / "twice.onnx", images)
+    assert not (tmp_path / "twice.onnx").exists()
+
+
+def test_no_calibration_images_and_no_onnx_are_refused(
+    float_file: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="needs calibration images"):
+        quantize_static(float_file, tmp_path / "int8.onnx", images[:0])
+    (tmp_path / "text.onnx").write_text("no model")
+    for call in (
+        lambda: quantize_static(tmp_path / "text.onnx", tmp_path / "int8.onnx", images),
+        lambda: quantize_static(tmp_path / "absent.onnx", tmp_path / "int8.onnx", images),
+    ):
+        with pytest.raises(ValueError, match="not a readable ONNX file"):
+            call()
+    with pytest.raises(ValueError, match="ONNX Runtime cannot run it"):
+        onnx_accuracy(tmp_path / "text.onnx", images, np.zeros(24, np.int64))
+
+
+def test_accuracy_counts_what_the_network_gets_right(tmp_path: Path) -> None:
+    # A network whose class is the mean brightness: 0 for dark, 1 for bright.
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0),
+            helper.make_node("Unsqueeze", ["mean", "one"], ["bright"]),
+            helper.make_node("Sub", ["whole", "bright"], ["dark"]),
+            helper.make_node("Concat", ["dark", "bright"], ["logits"], axis=1),
+        ],
+        "brightness",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, 2, 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])],
+        [
+            helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("whole", TensorProto.FLOAT, [1, 1], [1.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    images = np.zeros((10, 1, 2, 2), np.uint8)
+    images[4:] = 255
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1, 0, 0])
+    assert onnx_accuracy(tmp_path / "m.onnx", images, labels, batch=3) == 0.7
+    with pytest.raises(ValueError, match="accuracy needs images"):
+        onnx_accuracy(tmp_path / "m.onnx", images[:0], labels[:0])
+
+
+def test_sessions_run_on_one_thread(float_file: Path) -> None:
+    options = session(float_file).get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+    assert torch.get_num_threads() == 1
