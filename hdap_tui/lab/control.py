@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import msgspec
 
 import hdap_tui
 from hdap_tui.errors import SettingsError, TimedOutError, UserError
-from hdap_tui.lab.layout import Layout, is_locked, socket_address, write_atomic
+from hdap_tui.lab.layout import Layout, holder, socket_address, write_atomic
 from hdap_tui.lab.processes import end_processes
 from hdap_tui.lab.profiles import Plan, fingerprint, profiles, read_plan
 
@@ -106,11 +106,13 @@ def up(
         asked["base_port"] = base_port
     if plan is not None:
         asked["plan"] = fingerprint(make_up)
-    if not is_locked(layout.lock):
-        if not detach:
-            end_with = os.getpid()
-        _start(layout, make_up, devices, base_port, end_with)
-    return _wait_until_up(layout, asked, timeout_s)
+    if not detach:
+        end_with = os.getpid()
+
+    def start() -> subprocess.Popen[bytes]:
+        return _start(layout, make_up, devices, base_port, end_with)
+
+    return _wait_until_up(layout, asked, start, timeout_s)
 
 
 def down(state: Path, timeout_s: float = _PATIENCE_S) -> bool:
@@ -119,13 +121,15 @@ def down(state: Path, timeout_s: float = _PATIENCE_S) -> bool:
     Raises TimedOutError where it cannot be stopped.
     """
     layout = Layout.of(state)
-    running = is_locked(layout.lock)
-    if running:
-        pid = _stop_politely(layout)
-        if not _wait_until_free(layout, timeout_s / 2):
-            _kill(pid, signal.SIGKILL)
-            if not _wait_until_free(layout, timeout_s / 2):
-                raise TimedOutError(f"The lab in {layout.folder} does not end; see {layout.log}.")
+    pid = holder(layout.lock)
+    if pid is not None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            if _wait_until_free(layout, timeout_s / 2):
+                break
+        else:
+            raise TimedOutError(f"The lab in {layout.folder} does not end; see {layout.log}.")
     if layout.folder.is_dir():
         end_processes(layout.devices)
         layout.info.unlink(missing_ok=True)
@@ -133,13 +137,16 @@ def down(state: Path, timeout_s: float = _PATIENCE_S) -> bool:
     child = _started.pop(layout.state, None)
     if child is not None:
         child.wait(timeout_s)
-    return running
+    return pid is not None
 
 
 def status(state: Path) -> LabInfo | None:
-    """Return the running lab with its faults, or None."""
+    """Return the running lab with its faults, or None where none answers."""
     layout = Layout.of(state)
-    return _info(layout, _ask(layout, {"do": "status"})) if is_locked(layout.lock) else None
+    try:
+        return _info(layout, _ask(layout, {"do": "status"}))
+    except _NotAnsweringError:
+        return None
 
 
 def fault(state: Path, device: str, kind: str, **options: Any) -> None:
@@ -154,6 +161,7 @@ def fault(state: Path, device: str, kind: str, **options: Any) -> None:
 def drift(state: Path, device: str, percent: float = 25.0) -> None:
     """Make a device slower by a step, from now until the lab ends; below zero, faster.
 
+    It takes the place of the plan's steps and of an earlier drift, so zero mends the device.
     Raises SettingsError for a device that there is not.
     """
     _ask(Layout.of(state), {"do": "drift", "device": device, "percent": percent})
@@ -161,7 +169,7 @@ def drift(state: Path, device: str, percent: float = 25.0) -> None:
 
 def _start(
     layout: Layout, plan: Plan, devices: int, base_port: int | None, end_with: int | None
-) -> None:
+) -> subprocess.Popen[bytes]:
     layout.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomic(layout.plan, msgspec.json.encode(plan).decode())
     command = [sys.executable, "-m", "hdap_tui.lab", str(layout.state), f"--devices={devices}"]
@@ -174,7 +182,7 @@ def _start(
     package = str(Path(hdap_tui.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     with layout.log.open("wb") as log:
-        _started[layout.state] = subprocess.Popen(
+        child = _started[layout.state] = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -182,25 +190,37 @@ def _start(
             env=os.environ | {"PYTHONPATH": path},
             start_new_session=True,
         )
+    return child
 
 
-def _wait_until_up(layout: Layout, asked: Mapping[str, Any], timeout_s: float) -> LabInfo:
+def _wait_until_up(
+    layout: Layout,
+    asked: Mapping[str, Any],
+    start: Callable[[], subprocess.Popen[bytes]],
+    timeout_s: float,
+) -> LabInfo:
     deadline = time.monotonic() + timeout_s
-    child = _started.get(layout.state)
-    while time.monotonic() < deadline:
-        if layout.control.exists() and is_locked(layout.lock):
-            try:
-                answer = _ask(layout, {"do": "status"})
-            except _NotAnsweringError:
-                pass
-            else:
-                _check_same(layout, answer, asked)
-                return _info(layout, answer)
-        elif child is not None and child.poll() is not None and not is_locked(layout.lock):
-            del _started[layout.state]
-            raise UserError(_why_it_ended(layout))
-        time.sleep(0.02)
-    raise TimedOutError(f"The lab was not up after {timeout_s:g} s; see {layout.log}.")
+    child: subprocess.Popen[bytes] | None = None
+    while True:
+        try:
+            answer = _ask(layout, {"do": "status"})
+        except _NotAnsweringError:
+            if holder(layout.lock) is None:
+                if child is None:
+                    child = start()
+                elif child.poll() is not None:
+                    raise UserError(_why_it_ended(layout)) from None
+            if time.monotonic() > deadline:
+                if child is not None:
+                    child.kill()
+                    child.wait()
+                raise TimedOutError(
+                    f"The lab was not up after {timeout_s:g} s; see {layout.log}."
+                ) from None
+            time.sleep(0.02)
+        else:
+            _check_same(layout, answer, asked)
+            return _info(layout, answer)
 
 
 def _check_same(layout: Layout, answer: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -218,29 +238,9 @@ def _why_it_ended(layout: Layout) -> str:
     return told[-1] if told else f"The lab ended before it was up; see {layout.log}."
 
 
-def _stop_politely(layout: Layout) -> int | None:
-    """Ask it to stop; returns its process, where that is known."""
-    try:
-        pid = int(_ask(layout, {"do": "status"})["pid"])
-        _ask(layout, {"do": "stop"})
-    except _NotAnsweringError:
-        try:
-            pid = int(json.loads(layout.info.read_bytes())["pid"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        _kill(pid, signal.SIGTERM)
-    return pid
-
-
-def _kill(pid: int | None, number: signal.Signals) -> None:
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
 def _wait_until_free(layout: Layout, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
-    while is_locked(layout.lock):
+    while holder(layout.lock) is not None:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)

@@ -100,9 +100,15 @@ class Device:
         write_profile(self.profile, self.profile_path)
 
     def drift(self, percent: float) -> None:
-        """Make it slower by a step from now on; below zero, faster."""
-        step = Step(at_s=round(time.time() - self.profile.started_at, 3), percent=percent)
-        schedule = (*self.profile.schedule, step)
+        """Make it slower by a step from now on, in place of all other steps."""
+        now = round(time.time() - self.profile.started_at, 3)
+        past = (
+            msgspec.structs.replace(one, until_s=min(one.until_s or now, now))
+            if isinstance(one, Step)
+            else one
+            for one in self.profile.schedule
+        )
+        schedule = (*past, Step(at_s=now, percent=percent))
         self.profile = msgspec.structs.replace(self.profile, schedule=schedule)
         write_profile(self.profile, self.profile_path)
 
@@ -150,10 +156,8 @@ class Device:
         """Doom a connection that began a command or transfer, where the fault is to drop it."""
         if self.fault.kind != "drop" or connection in self._doomed:
             return
-        fault = self.strike("drop")
-        assert fault is not None
         self._doomed.add(connection)
-        asyncio.get_running_loop().call_later(fault.after_s, self._cut_doomed, connection)
+        asyncio.get_running_loop().call_later(self.fault.after_s, self._cut_doomed, connection)
 
     async def pace(self, channel: Any) -> None:
         """Wait before an answer for as long as the fault wants it.
@@ -183,9 +187,11 @@ class Device:
                     wait.cancel()
 
     def _cut_doomed(self, connection: Any) -> None:
-        # The fault may have been cleared, or set anew, in between.
-        if connection in self._doomed:
-            self._doomed.discard(connection)
+        if connection not in self._doomed:
+            return  # the fault was cleared, or set anew, in between
+        self._doomed.discard(connection)
+        # Only one that is still there counts.
+        if connection in self.connections and self.strike("drop"):
             _cut(connection)
 
     def _cut_all(self) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 HOST = "127.0.0.1"
 _COMMENT = "hdap-lab"
+_FLOCK = "hhqqi4x"
+"""struct flock of a 64-bit Linux: type, whence, start, length, process."""
 
 
 @dataclass(frozen=True)
@@ -90,43 +92,37 @@ class Layout:
 def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace a file in one move, so that no reader sees half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
     aside.replace(path)
 
 
 @contextlib.contextmanager
-def holding(path: Path, wait_s: float = 1.0) -> Iterator[bool]:
+def holding(path: Path) -> Iterator[bool]:
     """Hold the lab's lock; yields whether it was free.
 
     The kernel lets go of it when the process ends in whatever way, so it is never stale.
     """
-    deadline = time.monotonic() + wait_s
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                # Somebody who only looks holds it for an instant.
-                if time.monotonic() > deadline:
-                    yield False
-                    return
-                time.sleep(0.02)
-            else:
-                yield True
-                return
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a lab's process holds the lock."""
+def holder(path: Path) -> int | None:
+    """Return the process that holds the lock, or None: the kernel knows, no file says it."""
+    question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with path.open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
     except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+        return None
+    kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
+    return None if kind == fcntl.F_UNLCK else int(pid)
 
 
 @contextlib.contextmanager
@@ -142,17 +138,16 @@ def socket_address(path: Path) -> Iterator[str]:
 def update_known_hosts(path: Path, keys: Iterable[tuple[int, str]]) -> None:
     """Write the lab's host keys as (port, "type base64"); other hosts' lines stay as they are."""
     mine = {f"[{HOST}]:{port}": key for port, key in keys}
-    try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except FileNotFoundError:
-        lines = []
-    kept = [line for line in lines if not _own_line(line, mine)]
-    fresh = [f"{host} {key} {_COMMENT}" for host, key in mine.items()]
-    text = "".join(f"{line}\n" for line in (*kept, *fresh))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8", errors="surrogateescape")
-    aside.chmod(0o600)
-    aside.replace(path)
+    # The lock that everybody takes who writes this file.
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except FileNotFoundError:
+            lines = []
+        kept = [line for line in lines if not _own_line(line, mine)]
+        fresh = [f"{host} {key} {_COMMENT}" for host, key in mine.items()]
+        write_atomic(path, "".join(f"{line}\n" for line in (*kept, *fresh)))
 
 
 def _own_line(line: str, mine: Iterable[str]) -> bool:

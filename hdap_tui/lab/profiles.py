@@ -43,10 +43,12 @@ class Ageing(_Record, frozen=True, tag_field="kind", tag="ageing"):
 
 
 class Step(_Record, frozen=True, tag_field="kind", tag="step"):
-    """Is suddenly slower, from `at_s` seconds after the lab's start, and stays so."""
+    """Is suddenly slower, from `at_s` seconds after the lab's start."""
 
     at_s: Seconds
     percent: Percent
+    until_s: Seconds | None = None
+    """When it is over; None: it stays."""
 
 
 class Sawtooth(_Record, frozen=True, tag_field="kind", tag="sawtooth"):
@@ -103,8 +105,6 @@ GROUPS = (
 )
 AGEING = Ageing(percent_per_hour=6.0)
 SAWTOOTH = Sawtooth(period_s=60.0, percent=2.0)
-_FEW = 8
-"""Below so many devices one drifts, from here on two."""
 
 
 class Plan(_Record, frozen=True):
@@ -117,7 +117,7 @@ class Plan(_Record, frozen=True):
     """When the drifting devices step, counted from the lab's start; None: never."""
     step_percent: Percent = 25.0
     drifting: tuple[str, ...] | None = None
-    """Which devices step; None leaves the choice to the seed: one or two of the largest group."""
+    """Which devices step; None leaves the choice to the seed: one of the largest group."""
 
 
 def read_plan(path: Path) -> Plan:
@@ -148,7 +148,7 @@ def profiles(plan: Plan, devices: int) -> tuple[Profile, ...]:
     if not 1 <= devices <= 9999:
         raise SettingsError(f"A lab has 1 to 9999 devices, not {devices}.")
     width = max(2, len(str(devices)))
-    names = [f"lab-{number:0{width}d}" for number in range(1, devices + 1)]
+    names = [f"edge-{number:0{width}d}" for number in range(1, devices + 1)]
     members = _deal(names, plan.group)
     schedules = _schedules(plan, names, members)
     group_of = {name: group for group in plan.group for name in members[group.name]}
@@ -159,8 +159,9 @@ def profiles(plan: Plan, devices: int) -> tuple[Profile, ...]:
 
 
 def fingerprint(plan: Plan) -> int:
-    """Tell one plan from another."""
-    return zlib.crc32(msgspec.json.encode(plan))
+    """Tell one plan from another, the same before and after a file (where 5 comes back as 5.0)."""
+    read_back = msgspec.json.decode(msgspec.json.encode(plan), type=Plan)
+    return zlib.crc32(msgspec.json.encode(read_back))
 
 
 def write_profile(profile: Profile, path: Path) -> None:
@@ -200,8 +201,7 @@ def _schedules(
             found[draw.choice(group)] = (schedule,)
     drifting = plan.drifting
     if drifting is None:
-        wanted = 1 if len(names) < _FEW else 2
-        drifting = tuple(draw.sample(by_size[0], wanted)) if len(by_size[0]) > wanted else ()
+        drifting = (draw.choice(by_size[0]),) if len(by_size[0]) > 1 else ()
     for name in drifting:
         _known(name, names)
         if plan.step_at_s is not None:

@@ -138,9 +138,6 @@ class _Lab:
                     raise SettingsError("A drift is between -90 and 1000 per cent.")
                 self._device(request.get("device")).drift(percent)
                 return {}
-            case "stop":
-                self._stop.set()
-                return {}
             case other:
                 raise SettingsError(f"The lab does not know how to {other!r}.")
 

@@ -1,0 +1,64 @@
+"""An emulated fleet for every test that wants real SSH."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MakeLab = Callable[..., Any]
+SetFault = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def make_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeLab]:
+    """Start labs, `make_lab(devices, state=folder, plan=Plan(…), …)`; all end with the session."""
+    pytest.importorskip("asyncssh", reason="the extra `lab` is not installed")
+    from hdap_tui.lab import control
+
+    states: list[Path] = []
+
+    def start(devices: int = 3, state: Path | None = None, **options: Any) -> control.LabInfo:
+        folder = state or tmp_path_factory.mktemp("fleet")
+        states.append(folder)
+        return control.up(folder, devices, **{"detach": False} | options)
+
+    yield start
+    for folder in states:
+        control.down(folder)
+
+
+@pytest.fixture(scope="session")
+def lab(make_lab: MakeLab) -> Any:
+    """A `LabInfo` of four devices; nothing drifts. Whoever sets a fault mends it: see `fault`."""
+    from hdap_tui.lab.profiles import Plan
+
+    return make_lab(4, plan=Plan(step_at_s=None))
+
+
+@pytest.fixture
+def fault(lab: Any) -> Iterator[SetFault]:
+    """Make a device of `lab` fail, `fault(name, kind, **options)`; mended after the test."""
+    from hdap_tui.lab import control
+
+    touched: set[str] = set()
+
+    def start(device: str, kind: str, **options: Any) -> None:
+        touched.add(device)
+        control.fault(lab.state, device, kind, **options)
+
+    yield start
+    for device in touched:
+        control.fault(lab.state, device, "none")
+
+
+@pytest.fixture
+def fleet_file(lab: Any, tmp_path: Path) -> Path:
+    """A `fleet.toml` of `lab`, in a folder of its own."""
+    from hdap_tui.lab.fleet_file import fleet_toml
+
+    path = tmp_path / "fleet.toml"
+    path.write_text(fleet_toml(lab))
+    return path
