@@ -193,6 +193,24 @@ class DeploymentRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeploymentDevice:
+    """What a deployment did on one device."""
+
+    device: str
+    previous: str = ""
+    """Digest of the model that ran before; empty where none did."""
+    switched: bool = False
+    speedup: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: str = ""
+    error: str = ""
+    """Class of what went wrong; empty when nothing did."""
+    detail: str = ""
+    at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FleetSnapshot:
     """Everything the dashboard shows at a glance, read in one transaction."""
 

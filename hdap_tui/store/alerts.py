@@ -1,0 +1,198 @@
+"""Alerts: they open, are acknowledged and resolve, and every step is written down."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from hdap_tui.store.database import Store, StoreError
+from hdap_tui.store.records import AlertEvent, AlertRow, Scope
+from hdap_tui.store.values import now
+from hdap_tui.text import clean
+
+NOTABLE_PERCENT = 5.0
+"""An open alert's size that moves by so many points is worth a line in its history."""
+
+
+def fire(
+    store: Store,
+    *,
+    scope: Scope,
+    subject: str,
+    kind: str,
+    direction: str,
+    model: str,
+    baseline_ms: float,
+    now_ms: float,
+    size_percent: float,
+    onset_at: str,
+    emulated: bool = False,
+    inhibited: int = 0,
+    text: str = "",
+) -> tuple[AlertRow, bool]:
+    """Open an alert, or bring the open one of the same subject and kind up to date.
+
+    An acknowledged alert stays acknowledged.
+
+    Returns:
+        The alert, and whether it is new.
+    """
+    values: dict[str, Any] = {
+        "direction": direction,
+        "model": model,
+        "baseline_ms": baseline_ms,
+        "now_ms": now_ms,
+        "size_percent": size_percent,
+        "onset_at": onset_at,
+        "emulated": int(emulated),
+        "inhibited": inhibited,
+    }
+    key = {"scope": scope, "subject": subject, "kind": kind}
+    with store.write() as connection:
+        open_one = store.row(
+            """SELECT * FROM alerts WHERE scope = :scope AND subject = :subject AND kind = :kind
+            AND state <> 'resolved'""",
+            key,
+        )
+        if open_one is None:
+            first = {"state": "firing", "opened_at": now(), "told_percent": size_percent}
+            names = [*key, *values, *first]
+            cursor = connection.execute(
+                f"""INSERT INTO alerts ({", ".join(names)})
+                VALUES ({", ".join(f":{name}" for name in names)})""",
+                {**key, **values, **first},
+            )
+            assert cursor.lastrowid is not None
+            _note(store, cursor.lastrowid, "opened", text or _sentence(values))
+            return row(store, cursor.lastrowid), True
+        number = int(open_one["id"])
+        # It began when it first began, whatever a later look says.
+        values["onset_at"] = open_one["onset_at"]
+        if any(open_one[name] != value for name, value in values.items()):
+            connection.execute(
+                f"UPDATE alerts SET {', '.join(f'{name} = :{name}' for name in values)} "
+                "WHERE id = :id",
+                {**values, "id": number},
+            )
+            if _is_notable(open_one, values):
+                connection.execute(
+                    "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (number,)
+                )
+                _note(store, number, "changed", text or _sentence(values))
+        return row(store, number), False
+
+
+def acknowledge(store: Store, number: int, text: str = "") -> AlertRow:
+    """Say that somebody looks after an alert.
+
+    Raises:
+        StoreError: there is none of that number, or it has resolved.
+    """
+    with store.write() as connection:
+        alert = row(store, number)
+        if alert.state == "resolved":
+            raise StoreError(f"alert {number} has resolved already, at {alert.resolved_at}.")
+        if alert.state == "firing":
+            connection.execute(
+                "UPDATE alerts SET state = 'acknowledged', acknowledged_at = ? WHERE id = ?",
+                (now(), number),
+            )
+            _note(store, number, "acknowledged", text)
+        elif text:
+            _note(store, number, "note", text)
+        return row(store, number)
+
+
+def resolve(store: Store, number: int, reason: str) -> AlertRow:
+    """Close an alert, and say why; one that has resolved already stays as it is.
+
+    Raises:
+        StoreError: there is none of that number.
+    """
+    with store.write() as connection:
+        if row(store, number).state != "resolved":
+            connection.execute(
+                "UPDATE alerts SET state = 'resolved', resolved_at = ?, reason = ? WHERE id = ?",
+                (now(), clean(reason, 500), number),
+            )
+            _note(store, number, "resolved", reason)
+        return row(store, number)
+
+
+def note(store: Store, number: int, what: str, text: str = "") -> None:
+    """Write a line into an alert's history: "job started", "sent", …
+
+    Raises:
+        StoreError: there is none of that number.
+    """
+    with store.write():
+        row(store, number)
+        _note(store, number, what, text)
+
+
+def row(store: Store, number: int) -> AlertRow:
+    """Return one alert.
+
+    Raises:
+        StoreError: there is none of that number.
+    """
+    found = store.row("SELECT * FROM alerts WHERE id = ?", (number,))
+    if found is None:
+        raise StoreError(f"there is no alert {number}; `hdap alerts` lists them.")
+    return _row(found)
+
+
+def open_rows(store: Store) -> tuple[AlertRow, ...]:
+    """Return the alerts that have not resolved: firing before acknowledged, newest first."""
+    found = store.rows(
+        "SELECT * FROM alerts WHERE state <> 'resolved' ORDER BY state DESC, id DESC"
+    )
+    return tuple(_row(one) for one in found)
+
+
+def rows(store: Store, resolved: int = 50) -> tuple[AlertRow, ...]:
+    """Return the open alerts, then as many of those that resolved last."""
+    closed = store.rows(
+        """SELECT * FROM alerts WHERE state = 'resolved'
+        ORDER BY resolved_at DESC, id DESC LIMIT ?""",
+        (resolved,),
+    )
+    return (*open_rows(store), *(_row(one) for one in closed))
+
+
+def events(store: Store, number: int) -> list[AlertEvent]:
+    """Return an alert's history, oldest first."""
+    found = store.rows(
+        "SELECT alert_id, at, what, text FROM alert_events WHERE alert_id = ? ORDER BY id",
+        (number,),
+    )
+    return [
+        AlertEvent(alert=one["alert_id"], at=one["at"], what=one["what"], text=one["text"])
+        for one in found
+    ]
+
+
+def _is_notable(before: sqlite3.Row, values: dict[str, Any]) -> bool:
+    """Say whether an open alert has moved far since its history last told of it."""
+    moved = abs(values["size_percent"] - before["told_percent"])
+    return bool(before["direction"] != values["direction"] or moved >= NOTABLE_PERCENT)
+
+
+def _sentence(values: dict[str, Any]) -> str:
+    return (
+        f"{values['size_percent']:+.1f} %: {values['baseline_ms']:.3g} ms -> "
+        f"{values['now_ms']:.3g} ms"
+    )
+
+
+def _note(store: Store, number: int, what: str, text: str) -> None:
+    store.connection.execute(
+        "INSERT INTO alert_events (alert_id, at, what, text) VALUES (?, ?, ?, ?)",
+        (number, now(), what, clean(text, 500)),
+    )
+
+
+def _row(found: sqlite3.Row) -> AlertRow:
+    values: dict[str, Any] = dict(found)
+    del values["told_percent"]
+    return AlertRow(**{**values, "emulated": bool(values["emulated"])})

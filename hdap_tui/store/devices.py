@@ -1,0 +1,173 @@
+"""Devices: which there are, how they are, and what runs on them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hdap_tui.store.database import Store, StoreError
+from hdap_tui.store.records import AlertState, DeviceRow, DeviceState
+from hdap_tui.store.values import from_micros, known, now
+from hdap_tui.text import clean
+
+if TYPE_CHECKING:
+    from hdap_tui.config import Device
+
+
+def sync(store: Store, devices: Sequence[Device]) -> None:
+    """Take over the devices of the settings; those no longer named keep their history, unseen."""
+    wanted = {
+        device.name: (position, json.dumps(list(device.tags)), int(device.emulated))
+        for position, device in enumerate(devices)
+    }
+    known_rows = store.rows("SELECT name, position, tags, emulated FROM devices")
+    if wanted == {r["name"]: tuple(r)[1:] for r in known_rows if r["position"] is not None}:
+        return  # the usual case takes no lock
+    with store.write() as connection:
+        connection.execute("UPDATE devices SET position = NULL")
+        connection.executemany(
+            """INSERT INTO devices (name, position, tags, emulated) VALUES (?, ?, ?, ?)
+            ON CONFLICT (name) DO UPDATE SET
+                position = excluded.position, tags = excluded.tags, emulated = excluded.emulated""",
+            [(name, *values) for name, values in wanted.items()],
+        )
+
+
+def set_state(
+    store: Store, name: str, state: DeviceState, error: str = "", detail: str = ""
+) -> None:
+    """Say how a device is; "ok" counts as seen, and whatever ends clears the stage."""
+    seen = now() if state == "ok" else None
+    with store.write() as connection:
+        connection.execute(
+            """UPDATE devices SET state = ?, error = ?, detail = ?,
+                stage = CASE WHEN ? = 'busy' THEN stage ELSE '' END,
+                seen_at = coalesce(?, seen_at)
+            WHERE id = ?""",
+            (state, clean(error, 40), clean(detail, 500), state, seen, device_id(store, name)),
+        )
+
+
+def set_stage(store: Store, name: str, stage: str) -> None:
+    """Say what is being done on a device right now; empty for nothing."""
+    with store.write() as connection:
+        connection.execute(
+            "UPDATE devices SET stage = ?1 WHERE id = ?2 AND stage <> ?1",
+            (clean(stage, 40), device_id(store, name)),
+        )
+
+
+def clear_stages(store: Store, names: Iterable[str] | None = None) -> None:
+    """Forget what was being done, for one when a process was killed while it did it."""
+    names = None if names is None else set(names)
+    with store.write() as connection:
+        for row in store.rows("SELECT id, name FROM devices WHERE stage <> '' OR state = 'busy'"):
+            if names is None or row["name"] in names:
+                connection.execute(
+                    """UPDATE devices SET stage = '',
+                        state = CASE WHEN state = 'busy' THEN 'unknown' ELSE state END
+                    WHERE id = ?""",
+                    (row["id"],),
+                )
+
+
+def set_model(store: Store, name: str, digest: str) -> None:
+    """Say which model runs on a device; the one before becomes its previous."""
+    with store.write() as connection:
+        found = store.row("SELECT id FROM models WHERE digest = ?", (digest,))
+        if found is None:
+            raise StoreError(f"the store knows no model {digest[:12]}; add it first.")
+        connection.execute(
+            """UPDATE devices SET previous_model_id = model_id, model_id = ?1
+            WHERE id = ?2 AND model_id IS NOT ?1""",
+            (found["id"], device_id(store, name)),
+        )
+
+
+def models_on(store: Store) -> dict[str, tuple[str, str]]:
+    """Return digests of the present and the previous model of each device, empty for none."""
+    rows = store.rows(
+        """SELECT d.name, m.digest AS now, p.digest AS before FROM devices d
+        LEFT JOIN models m ON m.id = d.model_id LEFT JOIN models p ON p.id = d.previous_model_id
+        WHERE d.position IS NOT NULL ORDER BY d.position"""
+    )
+    return {row["name"]: (row["now"] or "", row["before"] or "") for row in rows}
+
+
+def device_id(store: Store, name: str) -> int:
+    """Return a device's number.
+
+    Raises:
+        StoreError: the store has never heard of it.
+    """
+    found = store.row("SELECT id FROM devices WHERE name = ?", (name,))
+    if found is None:
+        raise StoreError(f'the store knows no device "{clean(name, 63)}"; is it in the settings?')
+    return int(found["id"])
+
+
+def rows(
+    store: Store,
+    labels: Mapping[str, int] | None = None,
+    representatives: Iterable[str] = (),
+) -> tuple[DeviceRow, ...]:
+    """Return the fleet in the order of the settings.
+
+    `labels` and `representatives` are those of the latest clustering.
+    """
+    labels = labels or {}
+    representatives = frozenset(representatives)
+    found = store.rows(_ROWS)
+    return tuple(
+        _row(row, labels.get(row["name"]), row["name"] in representatives) for row in found
+    )
+
+
+_ROWS = """
+SELECT d.id, d.name, d.tags, d.emulated, d.state, d.error, d.detail, d.stage, d.seen_at,
+    m.name AS model, m.digest, s.baseline_ms, a.state AS alert,
+    l.at, l.median_ms, l.low_ms, l.high_ms, l.contended, l.recent
+FROM devices d
+LEFT JOIN models m ON m.id = d.model_id
+LEFT JOIN device_latest l ON l.device_id = d.id AND l.model_id = d.model_id
+LEFT JOIN drift_states s
+    ON s.scope = 'device' AND s.subject = d.name AND s.model_id = d.model_id
+LEFT JOIN (
+    SELECT subject, max(state) AS state FROM alerts  -- a firing one goes before the others
+    WHERE scope = 'device' AND state <> 'resolved' GROUP BY subject
+) a ON a.subject = d.name
+WHERE d.position IS NOT NULL
+ORDER BY d.position
+"""
+
+
+def _row(row: sqlite3.Row, cluster: int | None, representative: bool) -> DeviceRow:
+    latency, baseline = known(row["median_ms"]), known(row["baseline_ms"])
+    alert: AlertState | None = row["alert"]
+    return DeviceRow(
+        id=row["id"],
+        name=row["name"],
+        tags=tuple(json.loads(row["tags"])),
+        emulated=bool(row["emulated"]),
+        state=row["state"],
+        error=row["error"],
+        detail=row["detail"],
+        stage=row["stage"],
+        seen_at=row["seen_at"],
+        model=row["model"] or (row["digest"] or "")[:12],
+        model_digest=row["digest"] or "",
+        latency_ms=latency,
+        low_ms=known(row["low_ms"]),
+        high_ms=known(row["high_ms"]),
+        contended=row["contended"] or 0.0,
+        measured_at=from_micros(row["at"]) if row["at"] else "",
+        baseline_ms=baseline,
+        change_percent=100 * (latency / baseline - 1) if latency and baseline else None,
+        cluster=cluster,
+        representative=representative,
+        alert=alert,
+        recent_ms=tuple(array("f", row["recent"] or b"")),
+    )

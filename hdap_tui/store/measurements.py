@@ -1,0 +1,317 @@
+"""Measured latencies: saved as they arrive, read as history, rounds and tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from hdap_tui.store import models
+from hdap_tui.store.database import Store
+from hdap_tui.store.devices import device_id
+from hdap_tui.store.records import Point
+from hdap_tui.store.values import from_micros, known, now, placeholders, to_micros
+from hdap_tui.text import clean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engine.latency import Latency
+
+SweepKind = Literal["sweep", "canary", "bench", "deploy", "sampling"]
+
+RECENT = 32
+"""Latencies of a device and model kept at hand for its sparkline."""
+CONDITIONS_LIMIT = 32_768
+"""Characters that the conditions of one measurement may take; a device wrote them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One whole round of one model over the fleet."""
+
+    sweep: int
+    started_at: str
+    values: Mapping[str, float]
+    """Median latency in ms by device; devices that failed are not in it."""
+
+
+def begin(store: Store, kind: SweepKind) -> int:
+    """Open a sweep and return its number; until it is finished it counts as half."""
+    with store.write() as connection:
+        cursor = connection.execute(
+            "INSERT INTO sweeps (kind, started_at) VALUES (?, ?)", (kind, now())
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+
+def finish(store: Store, sweep: int) -> None:
+    """Say that a sweep is whole: every device has answered, or failed."""
+    with store.write() as connection:
+        connection.execute(
+            "UPDATE sweeps SET finished_at = ? WHERE id = ? AND finished_at IS NULL", (now(), sweep)
+        )
+
+
+def last_finished(store: Store, kind: SweepKind) -> tuple[int, str] | None:
+    """Return number and time of the latest whole sweep of a kind."""
+    found = store.row(
+        """SELECT id, finished_at FROM sweeps WHERE kind = ? AND finished_at IS NOT NULL
+        ORDER BY id DESC LIMIT 1""",
+        (kind,),
+    )
+    return (found["id"], found["finished_at"]) if found else None
+
+
+def add(store: Store, sweep: int, latency: Latency) -> None:
+    """Save one measurement, failed ones too. Nothing that was saved is ever overwritten.
+
+    Raises:
+        StoreError: the store has never heard of the device.
+    """
+    with store.write() as connection:
+        device = device_id(store, latency.device)
+        model = models.model_id(store, latency.model)
+        at = to_micros(latency.at or now())
+        sample = (
+            sweep,
+            known(latency.median_ms),
+            # An interval may be infinite (a single block), and says so; NaN is no number.
+            None if math.isnan(latency.low_ms) else latency.low_ms,
+            None if math.isnan(latency.high_ms) else latency.high_ms,
+            latency.contended,
+            clean(latency.error, 40),
+        )
+        # Two results in the same microsecond: the later is moved on to the next free one.
+        while not connection.execute(
+            "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (device, model, at, *sample),
+        ).rowcount:
+            at += 1
+        connection.execute(
+            "INSERT INTO sample_details VALUES (?, ?, ?, ?)", (device, model, at, _rest(latency))
+        )
+        if latency.ok:
+            _keep_latest(store, device, model, at, latency)
+
+
+def latest(store: Store, device: str, digest: str) -> Point | None:
+    """Return the newest good measurement of a model on a device."""
+    found = store.row(
+        f"""SELECT l.*, '' AS error, {_MODEL_NAME} FROM device_latest l
+        JOIN models m ON m.id = l.model_id JOIN devices d ON d.id = l.device_id
+        WHERE d.name = ? AND m.digest = ?""",
+        (device, digest),
+    )
+    return _point(found) if found else None
+
+
+def history(store: Store, device: str, model: str | None = None, limit: int = 200) -> list[Point]:
+    """Return the last measurements of a device, oldest first.
+
+    Args:
+        model: Digest; without it all models that have a name.
+    """
+    which = "m.digest = ?" if model else "m.name IS NOT NULL AND ?"
+    # One short walk along the key for each model, in place of a sort of the whole history.
+    chosen = store.rows(
+        f"""SELECT m.id FROM models m WHERE {which} AND EXISTS (
+            SELECT 1 FROM samples s JOIN devices d ON d.id = s.device_id
+            WHERE d.name = ? AND s.model_id = m.id)""",
+        (model or 1, device),
+    )
+    points: list[tuple[int, Point]] = []
+    for row in chosen:
+        found = store.rows(
+            f"""SELECT s.*, {_MODEL_NAME} FROM samples s JOIN models m ON m.id = s.model_id
+            WHERE s.device_id = (SELECT id FROM devices WHERE name = ?) AND s.model_id = ?
+            ORDER BY s.at DESC LIMIT ?""",
+            (device, row["id"], limit),
+        )
+        points += [(sample["at"], _point(sample)) for sample in found]
+    points.sort(key=lambda pair: pair[0])
+    return [point for _, point in points[-limit:]]
+
+
+def details(store: Store, device: str, limit: int = 1) -> list[dict[str, Any]]:
+    """Return all there is about a device's last measurements, newest first: conditions, blocks."""
+    found = store.rows(
+        f"""SELECT s.at, s.median_ms, s.error, {_MODEL_NAME}, x.rest
+        FROM samples s JOIN models m ON m.id = s.model_id
+        JOIN sample_details x USING (device_id, model_id, at)
+        WHERE s.device_id = (SELECT id FROM devices WHERE name = ?)
+        ORDER BY s.at DESC LIMIT ?""",
+        (device, limit),
+    )
+    return [
+        {
+            "at": from_micros(row["at"]),
+            "model": row["model"],
+            "median_ms": row["median_ms"],
+            "error": row["error"],
+            **json.loads(row["rest"]),
+        }
+        for row in found
+    ]
+
+
+def matrix(
+    store: Store, digests: Sequence[str], sweep: int | None = None
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Return the fleet's names and its newest median latencies, as a table.
+
+    Args:
+        digests: The models, one a column.
+        sweep: Only what this sweep measured; without it the newest of each pair, however old.
+
+    Returns:
+        Names of the devices in the order of the settings, and an array (devices, models) in ms,
+        NaN where nothing was measured.
+    """
+    return _table(store, digests, sweep, "median_ms")
+
+
+def relative_sigma(
+    store: Store, digests: Sequence[str], sweep: int | None = None
+) -> NDArray[np.float64]:
+    """Return how well each model's median repeats: its standard deviation over its value.
+
+    Read off the measured 95 % intervals (a normal's width), the median over the devices; NaN
+    where no device has a finite one.
+    """
+    import numpy as np
+
+    _, median = _table(store, digests, sweep, "median_ms")
+    _, low = _table(store, digests, sweep, "low_ms")
+    _, high = _table(store, digests, sweep, "high_ms")
+    sigma = (high - low) / (2 * 1.96) / median
+    result = np.full(len(digests), np.nan)
+    for column in range(len(digests)):
+        usable = sigma[np.isfinite(sigma[:, column]), column]
+        if len(usable):
+            result[column] = np.median(usable)
+    return result
+
+
+def rounds(store: Store, digest: str, kind: SweepKind = "canary", limit: int = 60) -> list[Round]:
+    """Return the last whole rounds of a kind that timed a model, oldest first."""
+    sweeps = store.rows(
+        """SELECT id, started_at FROM sweeps WHERE kind = ? AND finished_at IS NOT NULL
+        ORDER BY id DESC LIMIT ?""",
+        (kind, limit),
+    )
+    found = [
+        Round(
+            sweep=row["id"],
+            started_at=row["started_at"],
+            values=round_values(store, row["id"], digest),
+        )
+        for row in reversed(sweeps)
+    ]
+    return [one for one in found if one.values]
+
+
+def round_values(store: Store, sweep: int, digest: str) -> dict[str, float]:
+    """Return what one sweep measured for a model: median latency in ms by device."""
+    found = store.rows(
+        """SELECT d.name, s.median_ms FROM samples s JOIN devices d ON d.id = s.device_id
+        WHERE s.sweep_id = ? AND s.median_ms IS NOT NULL
+            AND s.model_id = (SELECT id FROM models WHERE digest = ?)
+        ORDER BY s.at""",
+        (sweep, digest),
+    )
+    return {row["name"]: row["median_ms"] for row in found}
+
+
+_MODEL_NAME = "coalesce(m.name, substr(m.digest, 1, 12)) AS model"
+
+
+def _rest(latency: Latency) -> str:
+    """Return as JSON what is not in a sample's own columns."""
+    conditions = json.dumps(dict(latency.conditions), default=str)
+    if len(conditions) > CONDITIONS_LIMIT:
+        conditions = json.dumps({"left_out": f"{len(conditions)} characters of conditions"})
+    rest = {
+        "p90_ms": known(latency.p90_ms),
+        "p95_ms": known(latency.p95_ms),
+        "mean_ms": known(latency.mean_ms),
+        "cpu_ms": known(latency.cpu_ms),
+        "n": latency.n,
+        "block_medians_ms": list(latency.block_medians_ms),
+        "energy_mj": latency.energy_mj,
+        "emulated": latency.emulated,
+        "clock_offset_s": latency.clock_offset_s,
+        "detail": clean(latency.detail, 500),
+        "conditions": json.loads(conditions),
+    }
+    return json.dumps(rest)
+
+
+def _keep_latest(store: Store, device: int, model: int, at: int, latency: Latency) -> None:
+    found = store.row(
+        "SELECT at, recent FROM device_latest WHERE device_id = ? AND model_id = ?", (device, model)
+    )
+    if found is not None and found["at"] > at:
+        return  # an older result that came in late
+    recent = array("f", found["recent"] if found else b"")
+    recent.append(latency.median_ms)
+    store.connection.execute(
+        "INSERT OR REPLACE INTO device_latest VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            device, model, at, latency.median_ms, latency.low_ms, latency.high_ms,
+            latency.contended, recent[-RECENT:].tobytes(),
+        ),
+    )  # fmt: skip
+
+
+def _table(
+    store: Store, digests: Sequence[str], sweep: int | None, column: str
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    import numpy as np
+
+    source, condition = (
+        ("device_latest", "") if sweep is None else ("samples", "AND s.sweep_id = ?")
+    )
+    with store.read():
+        names = [
+            row["name"]
+            for row in store.rows(
+                "SELECT name FROM devices WHERE position IS NOT NULL ORDER BY position"
+            )
+        ]
+        values = store.rows(
+            f"""SELECT d.name, m.digest, s.{column} AS value FROM {source} s
+            JOIN models m ON m.id = s.model_id JOIN devices d ON d.id = s.device_id
+            WHERE m.digest IN ({placeholders(len(digests))}) AND d.position IS NOT NULL
+                AND s.median_ms IS NOT NULL {condition}
+            ORDER BY s.at""",
+            [*digests, *([] if sweep is None else [sweep])],
+        )
+    line = {name: index for index, name in enumerate(names)}
+    columns = {digest: [i for i, d in enumerate(digests) if d == digest] for digest in digests}
+    table = np.full((len(names), len(digests)), np.nan)
+    for row in values:
+        if row["value"] is not None:
+            table[line[row["name"]], columns[row["digest"]]] = row["value"]
+    return tuple(names), table
+
+
+def _point(row: Any) -> Point:
+    return Point(
+        at=from_micros(row["at"]),
+        model=row["model"],
+        median_ms=_number(row["median_ms"]),
+        low_ms=_number(row["low_ms"]),
+        high_ms=_number(row["high_ms"]),
+        contended=row["contended"],
+        error=row["error"],
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

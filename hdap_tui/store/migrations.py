@@ -1,0 +1,216 @@
+"""The database's tables, in numbered steps that an older file catches up on.
+
+A step that was published is never edited: what changes later is a new step.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+from hdap_tui.errors import RefusedError
+from hdap_tui.store.database import APPLICATION_ID, SCHEMA_VERSION, Store
+
+migrations = Migrations("hdap")
+
+
+def migrate(store: Store) -> None:
+    """Bring a database up to date; several processes may try at once.
+
+    Raises:
+        RefusedError: a step that this version does not know has been applied to it.
+    """
+    with store.write() as connection:
+        known = {f"m{number:03d}" for number in range(1, SCHEMA_VERSION + 1)}
+        applied = {step.name.partition("_")[0] for step in migrations.applied(store.db)}
+        if applied - known:
+            raise RefusedError(f"{store.path}: written by a newer version; update hdap.")
+        migrations.apply(store.db)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+@migrations()
+def m001_first_tables(db: Database) -> None:
+    """Everything of the first version."""
+    db.executescript(_FIRST)
+
+
+_FIRST = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO meta VALUES ('version', 1);
+
+CREATE TABLE models (
+    id INTEGER PRIMARY KEY,
+    digest TEXT NOT NULL UNIQUE,
+    -- a candidate of a search is measured without ever getting a name
+    name TEXT UNIQUE,
+    kind TEXT NOT NULL DEFAULT 'candidate'
+        CHECK (kind IN ('candidate', 'probe', 'model', 'artifact')),
+    path TEXT NOT NULL DEFAULT '',
+    bytes INTEGER NOT NULL DEFAULT 0,
+    created_at TEXT NOT NULL,
+    parent_id INTEGER REFERENCES models (id),
+    job TEXT NOT NULL DEFAULT '',
+    metrics TEXT NOT NULL DEFAULT '{}'
+);
+
+CREATE TABLE devices (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    -- the order of the settings; null where they no longer name the device
+    position INTEGER,
+    tags TEXT NOT NULL DEFAULT '[]',
+    emulated INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'unknown'
+        CHECK (state IN ('unknown', 'ok', 'busy', 'failed', 'off')),
+    error TEXT NOT NULL DEFAULT '',
+    detail TEXT NOT NULL DEFAULT '',
+    stage TEXT NOT NULL DEFAULT '',
+    seen_at TEXT NOT NULL DEFAULT '',
+    model_id INTEGER REFERENCES models (id),
+    previous_model_id INTEGER REFERENCES models (id)
+);
+
+CREATE TABLE sweeps (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    -- null: half a sweep, running or broken off
+    finished_at TEXT
+);
+CREATE INDEX sweeps_by_kind ON sweeps (kind, finished_at);
+
+-- One row a measurement, never overwritten. Time is microseconds since 1970, UTC.
+CREATE TABLE samples (
+    device_id INTEGER NOT NULL REFERENCES devices (id),
+    model_id INTEGER NOT NULL REFERENCES models (id),
+    at INTEGER NOT NULL,
+    sweep_id INTEGER NOT NULL REFERENCES sweeps (id),
+    median_ms REAL,
+    low_ms REAL,
+    high_ms REAL,
+    contended REAL NOT NULL,
+    error TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (device_id, model_id, at)
+) WITHOUT ROWID;
+CREATE INDEX samples_by_sweep ON samples (sweep_id);
+
+-- What is read one at a time stands apart, so that histories stay narrow.
+CREATE TABLE sample_details (
+    device_id INTEGER NOT NULL,
+    model_id INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    rest TEXT NOT NULL,
+    PRIMARY KEY (device_id, model_id, at),
+    FOREIGN KEY (device_id, model_id, at) REFERENCES samples (device_id, model_id, at)
+) WITHOUT ROWID;
+
+-- The newest good sample of each pair, kept with it, so that nobody searches the history for it.
+CREATE TABLE device_latest (
+    device_id INTEGER NOT NULL REFERENCES devices (id),
+    model_id INTEGER NOT NULL REFERENCES models (id),
+    at INTEGER,
+    median_ms REAL,
+    low_ms REAL,
+    high_ms REAL,
+    contended REAL NOT NULL DEFAULT 0,
+    -- the last medians, oldest first, as 32-bit floats
+    recent BLOB NOT NULL DEFAULT x'',
+    PRIMARY KEY (device_id, model_id)
+) WITHOUT ROWID;
+CREATE INDEX device_latest_by_model ON device_latest (model_id);
+
+CREATE TABLE clusterings (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    map TEXT NOT NULL
+);
+
+CREATE TABLE drift_states (
+    scope TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    model_id INTEGER NOT NULL REFERENCES models (id),
+    state TEXT NOT NULL,
+    baseline_ms REAL,
+    updated_at TEXT NOT NULL,
+    PRIMARY KEY (scope, subject, model_id)
+) WITHOUT ROWID;
+
+CREATE TABLE alerts (
+    id INTEGER PRIMARY KEY,
+    scope TEXT NOT NULL CHECK (scope IN ('device', 'cluster', 'fleet')),
+    subject TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('firing', 'acknowledged', 'resolved')),
+    direction TEXT NOT NULL,
+    model TEXT NOT NULL,
+    baseline_ms REAL NOT NULL,
+    now_ms REAL NOT NULL,
+    size_percent REAL NOT NULL,
+    -- the size as last written into the history
+    told_percent REAL NOT NULL,
+    onset_at TEXT NOT NULL,
+    opened_at TEXT NOT NULL,
+    acknowledged_at TEXT NOT NULL DEFAULT '',
+    resolved_at TEXT NOT NULL DEFAULT '',
+    inhibited INTEGER NOT NULL DEFAULT 0,
+    emulated INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT ''
+);
+CREATE UNIQUE INDEX alerts_open ON alerts (scope, subject, kind) WHERE state <> 'resolved';
+
+CREATE TABLE alert_events (
+    id INTEGER PRIMARY KEY,
+    alert_id INTEGER NOT NULL REFERENCES alerts (id),
+    at TEXT NOT NULL,
+    what TEXT NOT NULL,
+    text TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX alert_events_by_alert ON alert_events (alert_id);
+
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (
+        state IN ('queued', 'running', 'finished', 'failed', 'cancelled', 'interrupted')
+    ),
+    folder TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    step TEXT NOT NULL,
+    progress REAL NOT NULL,
+    left_s REAL,
+    result TEXT NOT NULL,
+    error TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX jobs_by_age ON jobs (created_at);
+
+CREATE TABLE deployments (
+    id INTEGER PRIMARY KEY,
+    model_id INTEGER NOT NULL REFERENCES models (id),
+    state TEXT NOT NULL CHECK (
+        state IN ('running', 'finished', 'partly', 'failed', 'rolled back')
+    ),
+    started_at TEXT NOT NULL,
+    finished_at TEXT NOT NULL DEFAULT '',
+    speedup REAL,
+    low REAL,
+    high REAL,
+    verdict TEXT NOT NULL DEFAULT ''
+);
+
+CREATE TABLE deployment_devices (
+    deployment_id INTEGER NOT NULL REFERENCES deployments (id),
+    device_id INTEGER NOT NULL REFERENCES devices (id),
+    previous_id INTEGER REFERENCES models (id),
+    switched INTEGER NOT NULL DEFAULT 0,
+    speedup REAL,
+    low REAL,
+    high REAL,
+    verdict TEXT NOT NULL DEFAULT '',
+    error TEXT NOT NULL DEFAULT '',
+    detail TEXT NOT NULL DEFAULT '',
+    at TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (deployment_id, device_id)
+) WITHOUT ROWID;
+"""
