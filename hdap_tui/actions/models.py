@@ -1,0 +1,103 @@
+"""Models: list them, show where one came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hdap_tui import library
+from hdap_tui.context import Context, Outcome, Table
+from hdap_tui.store import deployments
+from hdap_tui.store import models as table
+from hdap_tui.store.records import DeploymentRow, ModelRow
+
+
+def list_models(context: Context) -> Outcome:
+    """Show every model that has a name, and the deployments."""
+    library.ensure(context.settings, context.store)
+    rows = table.rows(context.store)
+    past = deployments.rows(context.store)
+    shown = Table(
+        ("model", "kind", "made from", "kB", "test accuracy", "deployed on", "digest"),
+        tuple(
+            (
+                r.name,
+                r.kind,
+                r.parent,
+                f"{r.bytes / 1000:.0f}",
+                _per_cent(r.metrics.get("test_accuracy")),
+                str(r.deployed_on or ""),
+                r.digest[:12],
+            )
+            for r in rows
+        ),
+    )
+    return Outcome(
+        data={
+            "models": [document(r) for r in rows],
+            "deployments": [deployment_document(d) for d in past],
+        },
+        table=shown,
+    )
+
+
+def show(context: Context, model: str) -> Outcome:
+    """Show one model with its lineage and what was measured when it was made."""
+    row = table.find(context.store, model)
+    line = table.lineage(context.store, row.digest)
+    facts = [
+        ("name", row.name),
+        ("digest", row.digest),
+        ("file", row.path),
+        ("bytes", str(row.bytes)),
+        ("made", row.created_at[:19]),
+        ("by job", row.job),
+        ("lineage", " < ".join(r.name for r in line)),
+        *((key, _said(value)) for key, value in row.metrics.items()),
+    ]
+    return Outcome(
+        data={**document(row), "lineage": [r.name for r in line]},
+        table=Table(("", ""), tuple((k, v) for k, v in facts if v)),
+    )
+
+
+def document(row: ModelRow) -> dict[str, Any]:
+    """Return a model as the JSON that the command line prints."""
+    return {
+        "name": row.name,
+        "digest": row.digest,
+        "path": row.path,
+        "kind": row.kind,
+        "bytes": row.bytes,
+        "created_at": row.created_at,
+        "parent": row.parent,
+        "job": row.job,
+        "metrics": dict(row.metrics),
+        "deployed_on": row.deployed_on,
+    }
+
+
+def deployment_document(row: DeploymentRow) -> dict[str, Any]:
+    """Return a deployment as the JSON that the command line prints."""
+    return {
+        "deployment": row.id,
+        "model": row.model,
+        "previous": row.previous,
+        "state": row.state,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+        "devices": row.devices,
+        "switched": row.switched,
+        "speedup": row.speedup,
+        "low": row.low,
+        "high": row.high,
+        "verdict": row.verdict,
+        "emulated": row.emulated,
+    }
+
+
+def _per_cent(share: Any) -> str:
+    return f"{100 * share:.2f} %" if isinstance(share, int | float) else ""
+
+
+def _said(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
