@@ -1,0 +1,232 @@
+"""Latency of a design on the devices of one cluster, learned from a few measured designs.
+
+HDAP (Zhang et al., arXiv 2501.15240) uses gradient-boosted trees; they are here, beside a
+Gaussian process and ridge regression, which need fewer samples. All see the same
+hardware-aware features (:mod:`engine.fleet.geometry`) and learn the logarithm of latency, so
+that errors are relative. Cross-validation chooses, or the caller does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from engine.fleet.geometry import Geometry
+
+Array = NDArray[np.float64]
+Kind = Literal["auto", "gbrt", "gp", "ridge"]
+
+KINDS: tuple[Kind, ...] = ("gbrt", "gp", "ridge")
+"""What "auto" chooses from; "gbrt" is the paper's."""
+LEAST = 5
+"""Fewer measured designs than these say nothing about a network."""
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far predictions lie from measurements that they were not learned from."""
+
+    mape: float
+    """Mean absolute error in per cent."""
+    spearman: float
+    """Rank correlation: 1 is the right order."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a fitted surrogate is worth."""
+
+    kind: Kind
+    """Which regression predicts."""
+    samples: int
+    errors: Mapping[Kind, Error]
+    """Cross-validated, by kind; of all kinds, also of those not chosen."""
+    floor: float | None
+    """MAPE that a perfect prediction would still have, from the measurements' own spread."""
+
+    @property
+    def error(self) -> Error:
+        """The error of the regression that predicts."""
+        return self.errors[self.kind]
+
+
+class _Regressor(Protocol):
+    def fit(self, features: Array, targets: Array) -> Any: ...
+    def predict(self, features: Array) -> Array: ...
+
+
+class Surrogate:
+    """Predicts milliseconds of designs (kept channels per group).
+
+        surrogate = Surrogate(geometry).fit(widths, latencies)
+        surrogate.predict(population)      # (n, G) -> (n,)
+
+    Args:
+        geometry: the network's layers.
+        kind: "gbrt" (scikit-learn's gradient boosting with its defaults, as the paper), "gp"
+            (isotropic Matérn 5/2), "ridge", or "auto" for the least cross-validated MAPE.
+        folds: folds of the cross-validation.
+        seed: seed of the folds and of the trees.
+    """
+
+    def __init__(
+        self, geometry: Geometry, kind: Kind = "auto", folds: int = 5, seed: int = 0
+    ) -> None:
+        if kind not in ("auto", *KINDS):
+            raise ValueError(f"a surrogate is auto, {', '.join(KINDS)}, not {kind!r}")
+        self._geometry = geometry
+        self._kind = kind
+        self._folds = folds
+        self._seed = seed
+        self._fitted: _Scaled | None = None
+        self._report: Report | None = None
+
+    def fit(
+        self, widths: ArrayLike, latencies: ArrayLike, repeatability: ArrayLike | None = None
+    ) -> Surrogate:
+        """Learn from measured designs.
+
+        Args:
+            widths: kept channels (n, G).
+            latencies: milliseconds (n,), positive.
+            repeatability: relative standard error of each latency (n,), where known.
+
+        Raises:
+            ValueError: too few designs, or a latency that is not a positive number.
+        """
+        measured = np.asarray(latencies, dtype=np.float64)
+        if len(measured) < LEAST:
+            raise ValueError(
+                f"{len(measured)} measured designs are too few to predict from: "
+                f"measure {LEAST} at least"
+            )
+        if not (np.isfinite(measured).all() and (measured > 0).all()):
+            raise ValueError("every latency to learn from is a positive number of milliseconds")
+        features, targets = self._geometry.features(widths), np.log(measured)
+        weights = self._geometry.weights
+        models = {k: _Scaled(_regressor(k, self._seed), weights) for k in KINDS}
+        errors = {
+            k: self._cross_validate(model.fit(features, targets), features, targets)
+            for k, model in models.items()
+        }
+        kind = self._kind
+        if kind == "auto":
+            kind = min(KINDS, key=lambda k: errors[k].mape)
+        self._fitted = models[kind]
+        floor = None
+        if repeatability is not None:
+            # The mean absolute value of a normal variable is 0.798 of its deviation.
+            floor = float(100 * np.sqrt(2 / np.pi) * np.mean(np.asarray(repeatability)))
+        self._report = Report(kind, len(measured), errors, floor)
+        return self
+
+    def predict(self, widths: ArrayLike) -> Array:
+        """Return milliseconds (n,) of designs (n, G).
+
+        Raises:
+            ValueError: it has not been fitted.
+        """
+        return self.predict_features(self._geometry.features(widths))
+
+    def predict_features(self, features: Array) -> Array:
+        """Return the same from the geometry's features, which several surrogates can share."""
+        if self._fitted is None:
+            raise ValueError("fit the surrogate before it predicts")
+        return np.asarray(np.exp(self._fitted.predict(features)))
+
+    @property
+    def report(self) -> Report:
+        """What it is worth.
+
+        Raises:
+            ValueError: it has not been fitted.
+        """
+        if self._report is None:
+            raise ValueError("fit the surrogate before asking what it is worth")
+        return self._report
+
+    def _cross_validate(self, model: _Scaled, features: Array, targets: Array) -> Error:
+        order = np.random.default_rng(self._seed).permutation(len(targets))
+        predicted = np.empty_like(targets)
+        for fold in np.array_split(order, min(self._folds, len(targets))):
+            rest = np.setdiff1d(order, fold)
+            predicted[fold] = (
+                model.again().fit(features[rest], targets[rest]).predict(features[fold])
+            )
+        return compare_predictions(np.exp(predicted), np.exp(targets))
+
+
+class _Scaled:
+    """A regression on standardised, weighted features; those that never vary are left out."""
+
+    def __init__(self, model: _Regressor, weights: Array) -> None:
+        self._model = model
+        self._weights = weights
+
+    def fit(self, features: Array, targets: Array) -> _Scaled:
+        spread = features.std(axis=0)
+        self._used = np.flatnonzero(spread > 1e-9)
+        self._mean = features.mean(axis=0)[self._used]
+        self._factor = self._weights[self._used] / spread[self._used]
+        self._level = float(targets.mean())
+        if len(self._used):
+            with warnings.catch_warnings():
+                # A kernel's parameter at its bound is no fault: the data is that smooth.
+                warnings.simplefilter("ignore")
+                self._model.fit(self._scale(features), targets - self._level)
+        return self
+
+    def predict(self, features: Array) -> Array:
+        if not len(self._used):
+            return np.full(len(features), self._level)
+        return np.asarray(self._model.predict(self._scale(features)) + self._level)
+
+    def again(self) -> _Scaled:
+        """Return an unfitted copy; a kernel keeps its parameters, which take long to find."""
+        from sklearn.base import clone
+
+        model = clone(self._model)
+        kernel = getattr(self._model, "kernel_", None)
+        if kernel is not None:
+            model.set_params(kernel=kernel, optimizer=None)
+        return _Scaled(model, self._weights)
+
+    def _scale(self, features: Array) -> Array:
+        return np.asarray((features[:, self._used] - self._mean) * self._factor)
+
+
+def _regressor(kind: Kind, seed: int) -> _Regressor:
+    if kind == "gbrt":
+        from sklearn.ensemble import GradientBoostingRegressor
+
+        return GradientBoostingRegressor(random_state=seed)  # type: ignore[no-any-return]
+    if kind == "ridge":
+        from sklearn.linear_model import RidgeCV
+
+        return RidgeCV(alphas=np.logspace(-3, 4, 22))  # type: ignore[no-any-return]
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    # One length for all features: one for each overfits a few dozen samples.
+    kernel = ConstantKernel(1.0, (1e-3, 1e4)) * Matern(10.0, (0.5, 1e4), nu=2.5)
+    kernel += WhiteKernel(1e-2, (1e-6, 1.0))
+    return GaussianProcessRegressor(kernel, normalize_y=True)  # type: ignore[no-any-return]
+
+
+def compare_predictions(predicted: ArrayLike, measured: ArrayLike) -> Error:
+    """Return MAPE (per cent) and rank correlation of predictions (n,) with measurements (n,).
+
+    The correlation is 0 where one of them has a single value only.
+    """
+    from scipy.stats import rankdata
+
+    guess, truth = np.asarray(predicted, float), np.asarray(measured, float)
+    mape = float(100 * np.mean(np.abs(guess - truth) / truth))
+    a, b = (rank - rank.mean() for rank in (rankdata(guess), rankdata(truth)))
+    length = float(np.sqrt((a @ a) * (b @ b)))
+    return Error(mape, float(a @ b) / length if length else 0.0)
