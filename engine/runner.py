@@ -16,6 +16,7 @@ at least every `lease_s` seconds or the run ends), `cancel` (ends the run once i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -235,7 +236,7 @@ def _vcgencmd() -> str | None:
 
             try:
                 command = [folder + "vcgencmd", "get_throttled"]
-                out = subprocess.run(command, stdout=-1, stderr=-3, timeout=5).stdout
+                out = subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=5)
             except (OSError, subprocess.SubprocessError):
                 return None
             return out.decode("ascii", "replace").strip().partition("=")[2][:32]
@@ -488,6 +489,7 @@ def entry(
         "p90_ms": _ms(quantile(wall_ms, 0.9)),
         "n": len(wall_ms),
         "contended": round(sum(late) / len(late), 4) if threads == 1 else 0.0,
+        "threads": threads,
         "warmup": warm,
         "load_ms": _ms(1e3 * load_s),
         "providers": list(providers),
@@ -601,8 +603,8 @@ class Run:
         """Do the whole run; return the exit status (0 done, 1 failed)."""
         clock = time.time()
         self._results = os.open(self._file("results.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._own_group()
         try:
+            self._own_group()
             self.emit(_hello(clock))
             self.request = read_request(self.folder)
             self._check_models()
@@ -615,7 +617,7 @@ class Run:
         self.emit(
             {"event": "done", "models": models, "conditions": conditions(), "stopped": stopped}
         )
-        os.unlink(self._file("pid"))
+        self._no_group()
         return 0
 
     def emit(self, line: dict[str, Any]) -> None:
@@ -849,6 +851,11 @@ class Run:
         with open(self._file("pid"), "w", encoding="ascii") as file:
             file.write(str(os.getpid()) + "\n")
 
+    def _no_group(self) -> None:
+        """Leave no number behind that another process may get."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._file("pid"))
+
     def _terminate(self, _number: int, _frame: Any) -> None:
         self.terminated = True
 
@@ -858,7 +865,7 @@ class Run:
             self.fail(None, kind, detail)
         except OSError as error:  # the disk is full: the log's reader is the last to be told
             print(detail, _detail(error), sep="\n", file=sys.stderr)
-        os.unlink(self._file("pid"))
+        self._no_group()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
         return 1
