@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from hdap_tui.store.database import Store, StoreError
-from hdap_tui.store.records import AlertState, DeviceRow, DeviceState
+from hdap_tui.store.records import DeviceRow, DeviceState
 from hdap_tui.store.values import from_micros, known, now
 from hdap_tui.text import clean
 
@@ -122,14 +122,33 @@ def rows(
     representatives = frozenset(representatives)
     found = store.rows(_ROWS)
     return tuple(
-        _row(row, labels.get(row["name"]), row["name"] in representatives) for row in found
+        _row(tuple(row), labels.get(row["name"]), row["name"] in representatives) for row in found
     )
 
 
-_ROWS = """
-SELECT d.id, d.name, d.tags, d.emulated, d.state, d.error, d.detail, d.stage, d.seen_at,
-    m.name AS model, m.digest, s.baseline_ms, a.state AS alert,
-    l.at, l.median_ms, l.low_ms, l.high_ms, l.contended, l.recent
+_COLUMNS = {
+    "id": "d.id",
+    "name": "d.name",
+    "tags": "d.tags",
+    "emulated": "d.emulated",
+    "state": "d.state",
+    "error": "d.error",
+    "detail": "d.detail",
+    "stage": "d.stage",
+    "seen_at": "d.seen_at",
+    "model": "m.name",
+    "digest": "m.digest",
+    "baseline_ms": "s.baseline_ms",
+    "alert": "a.state",
+    "at": "l.at",
+    "median_ms": "l.median_ms",
+    "low_ms": "l.low_ms",
+    "high_ms": "l.high_ms",
+    "contended": "l.contended",
+    "recent": "l.recent",
+}
+_ROWS = f"""
+SELECT {", ".join(f"{column} AS {name}" for name, column in _COLUMNS.items())}
 FROM devices d
 LEFT JOIN models m ON m.id = d.model_id
 LEFT JOIN device_latest l ON l.device_id = d.id AND l.model_id = d.model_id
@@ -144,9 +163,14 @@ ORDER BY d.position
 """
 
 
-def _row(row: sqlite3.Row, cluster: int | None, representative: bool) -> DeviceRow:
+@lru_cache(maxsize=16_384)
+def _row(values: tuple[Any, ...], cluster: int | None, representative: bool) -> DeviceRow:
+    """Return a device's line; one that has not changed is the same object as before.
+
+    That makes a fleet of ten thousand cheap to read again, and cheap to compare.
+    """
+    row = dict(zip(_COLUMNS, values, strict=True))
     latency, baseline = known(row["median_ms"]), known(row["baseline_ms"])
-    alert: AlertState | None = row["alert"]
     return DeviceRow(
         id=row["id"],
         name=row["name"],
@@ -163,11 +187,11 @@ def _row(row: sqlite3.Row, cluster: int | None, representative: bool) -> DeviceR
         low_ms=known(row["low_ms"]),
         high_ms=known(row["high_ms"]),
         contended=row["contended"] or 0.0,
-        measured_at=from_micros(row["at"]) if row["at"] else "",
+        measured_at=from_micros(row["at"]) if row["at"] is not None else "",
         baseline_ms=baseline,
         change_percent=100 * (latency / baseline - 1) if latency and baseline else None,
         cluster=cluster,
         representative=representative,
-        alert=alert,
+        alert=row["alert"],
         recent_ms=tuple(array("f", row["recent"] or b"")),
     )

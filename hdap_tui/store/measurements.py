@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from hdap_tui.store import models
@@ -117,47 +118,42 @@ def history(store: Store, device: str, model: str | None = None, limit: int = 20
     Args:
         model: Digest; without it all models that have a name.
     """
-    which = "m.digest = ?" if model else "m.name IS NOT NULL AND ?"
-    # One short walk along the key for each model, in place of a sort of the whole history.
-    chosen = store.rows(
-        f"""SELECT m.id FROM models m WHERE {which} AND EXISTS (
-            SELECT 1 FROM samples s JOIN devices d ON d.id = s.device_id
-            WHERE d.name = ? AND s.model_id = m.id)""",
-        (model or 1, device),
-    )
-    points: list[tuple[int, Point]] = []
-    for row in chosen:
-        found = store.rows(
-            f"""SELECT s.*, {_MODEL_NAME} FROM samples s JOIN models m ON m.id = s.model_id
-            WHERE s.device_id = (SELECT id FROM devices WHERE name = ?) AND s.model_id = ?
-            ORDER BY s.at DESC LIMIT ?""",
-            (device, row["id"], limit),
-        )
-        points += [(sample["at"], _point(sample)) for sample in found]
-    points.sort(key=lambda pair: pair[0])
-    return [point for _, point in points[-limit:]]
+    return [_point(sample) for sample in _last(store, device, model, limit)]
 
 
-def details(store: Store, device: str, limit: int = 1) -> list[dict[str, Any]]:
-    """Return all there is about a device's last measurements, newest first: conditions, blocks."""
-    found = store.rows(
-        f"""SELECT s.at, s.median_ms, s.error, {_MODEL_NAME}, x.rest
-        FROM samples s JOIN models m ON m.id = s.model_id
-        JOIN sample_details x USING (device_id, model_id, at)
-        WHERE s.device_id = (SELECT id FROM devices WHERE name = ?)
-        ORDER BY s.at DESC LIMIT ?""",
-        (device, limit),
-    )
+def details(
+    store: Store, device: str, model: str | None = None, limit: int = 1
+) -> list[dict[str, Any]]:
+    """Return all there is about the last measurements of a device, oldest first.
+
+    Besides the numbers of a `Point`: percentiles, blocks, energy, clock offset, conditions.
+    """
     return [
-        {
-            "at": from_micros(row["at"]),
-            "model": row["model"],
-            "median_ms": row["median_ms"],
-            "error": row["error"],
-            **json.loads(row["rest"]),
-        }
-        for row in found
+        {**asdict(_point(sample)), **json.loads(sample["rest"])}
+        for sample in _last(store, device, model, limit)
     ]
+
+
+def _last(store: Store, device: str, model: str | None, limit: int) -> list[sqlite3.Row]:
+    which = "m.digest = ?" if model else "m.name IS NOT NULL AND ?"
+    found: list[sqlite3.Row] = []
+    with store.read():
+        chosen = store.rows(
+            f"""SELECT d.id AS device, m.id AS model FROM devices d, models m
+            WHERE {which} AND d.name = ? AND EXISTS (
+                SELECT 1 FROM samples s WHERE s.device_id = d.id AND s.model_id = m.id)""",
+            (model or 1, device),
+        )
+        # One short walk along the key for each model, in place of a sort of the whole history.
+        for pair in chosen:
+            found += store.rows(
+                f"""SELECT s.*, {_MODEL_NAME}, x.rest FROM samples s
+                JOIN models m ON m.id = s.model_id
+                LEFT JOIN sample_details x USING (device_id, model_id, at)
+                WHERE s.device_id = ? AND s.model_id = ? ORDER BY s.at DESC LIMIT ?""",
+                (pair["device"], pair["model"], limit),
+            )
+    return sorted(found, key=lambda sample: sample["at"])[-limit:]
 
 
 def matrix(
@@ -301,7 +297,7 @@ def _table(
     return tuple(names), table
 
 
-def _point(row: Any) -> Point:
+def _point(row: sqlite3.Row) -> Point:
     return Point(
         at=from_micros(row["at"]),
         model=row["model"],

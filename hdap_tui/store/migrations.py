@@ -70,6 +70,7 @@ CREATE TABLE devices (
     model_id INTEGER REFERENCES models (id),
     previous_model_id INTEGER REFERENCES models (id)
 );
+CREATE INDEX devices_by_model ON devices (model_id, position);
 
 CREATE TABLE sweeps (
     id INTEGER PRIMARY KEY,
