@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -375,6 +376,27 @@ def test_a_clustering_comes_back_as_it_was_saved(store: Store) -> None:
     shown = {row.name: row for row in snapshot(store, "f").devices}
     assert (shown["a"].cluster, shown["c"].cluster) == (saved.labels[0], saved.labels[2])
     assert sum(row.representative for row in shown.values()) >= 1
+
+
+def test_a_cluster_is_told_by_the_medians_of_its_own_devices(store: Store) -> None:
+    table = np.array([[1.0, np.nan], [3.0, np.nan], [8.0, 4.0]])
+    found: Any = SimpleNamespace(
+        labels=np.array([0, 0, -1]),
+        eps=0.05,
+        eps_percent=5.1,
+        min_samples=2,
+        points=np.zeros((3, 2)),
+        explained=(0.9, 0.1),
+        representatives=(1,),
+    )
+    saved = clusters.save(store, found, ["a", "b", "c"], ["old", "probe"], table)
+    assert clusters.latest(store) == saved
+    assert saved.labels == (0, 0, -1)
+    (only,) = saved.clusters
+    assert (only.size, only.representative, dict(only.median_ms)) == (2, "b", {"old": 2.0})
+    shown = snapshot(store, "f").devices
+    assert [row.cluster for row in shown] == [0, 0, -1]
+    assert [row.representative for row in shown] == [False, True, False]
 
 
 def test_without_a_clustering_the_map_is_empty(store: Store) -> None:
