@@ -49,7 +49,7 @@ def show(context: Context, alert: int) -> Outcome:
         table=Table(
             ("when", "what", ""),
             tuple((e.at[:19], e.what, e.text) for e in events),
-            title=f"{_about(row)}: {row.kind} {row.direction} {row.size_percent:+.1f} %, {row.state}",
+            title=f"{_about(row)}: {row.kind} {row.size_percent:+.1f} %, {row.state}",
         ),
     )
 

@@ -44,8 +44,6 @@ def doctor(context: Context) -> Outcome:
 
 
 def _python(_context: Context) -> str:
-    if sys.version_info < (3, 11):
-        raise UserError(f"Python {platform.python_version()}; 3.11 or newer is needed.")
     return f"Python {platform.python_version()}, {os.cpu_count()} cores"
 
 

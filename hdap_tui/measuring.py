@@ -1,0 +1,173 @@
+"""Measure devices and save what comes back, as it comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from engine.latency import Latency
+from hdap_tui import library
+from hdap_tui.context import Context
+from hdap_tui.errors import SettingsError
+from hdap_tui.store import devices, measurements
+from hdap_tui.store import models as table
+from hdap_tui.store.database import Store
+from hdap_tui.store.records import DeviceState, ModelRow
+from hdap_tui.sweep import Bench, Fleet
+
+if TYPE_CHECKING:
+    from hdap_tui.store.measurements import SweepKind
+
+_STARTUP_S = 0.6
+"""What one fresh process costs besides its timed runs, about."""
+_OFF = {
+    "unreachable", "refused", "busy", "host key unknown", "host key changed", "authentication",
+    "no common algorithm", "timeout", "disconnected",
+}  # fmt: skip
+
+
+class Measuring:
+    """The fleet's connections and models, for as long as something is measured.
+
+    Safe to use by one thread at a time; closed at the end, best by `with`.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.store = context.store
+        self._stages = _Stages(self.store)
+        self.fleet = Fleet.of(self.settings, on_stage=self._stages.say)
+
+    def __enter__(self) -> Self:
+        devices.sync(self.store, self.settings.devices)
+        self.models = library.ensure(self.settings, self.store)
+        self._stages.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.fleet.close()
+        self._stages.stop()
+
+    @property
+    def first_model(self) -> ModelRow:
+        """The model that devices run before anything has been deployed.
+
+        Raises:
+            SettingsError: the settings name none.
+        """
+        first = self.settings.first_model
+        if first is None:
+            raise SettingsError(
+                f"{self.settings.path}: no model to deploy is named: "
+                "add [[models]] that is no probe."
+            )
+        return self.models[first.name]
+
+    def deployed(self, device: str) -> ModelRow:
+        """Return the model that a device runs."""
+        digest, _ = devices.models_on(self.store).get(device, ("", ""))
+        found = table.by_digest(self.store, digest) if digest else None
+        if found is not None and Path(found.path).is_file():
+            return found
+        # Nothing was ever deployed: what the settings name is what it runs.
+        devices.set_model(self.store, device, self.first_model.digest)
+        return self.first_model
+
+    def run(
+        self,
+        kind: SweepKind,
+        visits: Mapping[str, Sequence[ModelRow]],
+        bench: Bench | None = None,
+    ) -> list[Latency]:
+        """Time each device's models; every result is saved before it is returned.
+
+        A round that was cancelled is left unfinished in the store, so that nothing takes it for
+        a whole one.
+        """
+        context, asked = self.context, bench or self.fleet.bench
+        sweep = measurements.begin(self.store, kind)
+        total = sum(len(models) for models in visits.values())
+        context.reporter.started(kind, total=total, weight=self.expected_s(visits, asked))
+        found: list[Latency] = []
+        paths = {
+            self.fleet.members[name]: [Path(model.path) for model in models]
+            for name, models in visits.items()
+        }
+        for latency in self.fleet.measure_many(paths, asked, cancelled=context.cancelled):
+            measurements.add(self.store, sweep, latency)
+            self._remember(latency)
+            found.append(latency)
+            context.reporter.advanced(kind, len(found))
+        if not context.cancelled():
+            measurements.finish(self.store, sweep)
+            context.reporter.finished(kind, measured=sum(f.ok for f in found), asked=total)
+        self.last_sweep = sweep
+        return found
+
+    def expected_s(self, visits: Mapping[str, Sequence[ModelRow]], bench: Bench) -> float:
+        """Return about how long it takes, from the time of one block and the slots there are."""
+        busy: dict[str, float] = {}
+        for name, models in visits.items():
+            target = self.fleet.members[name]
+            group = target.host_group or name
+            cores = self.settings.cores(target.host_group) if target.host_group else 1
+            one = bench.blocks_min * (_STARTUP_S + len(models) * (bench.warmup_s + bench.block_s))
+            busy[group] = busy.get(group, 0.0) + one / cores
+        return max(busy.values(), default=0.0) + 1.0
+
+    def canary(self) -> Bench:
+        """Return how a canary round measures."""
+        return Bench.of(self.settings.canary)
+
+    def _remember(self, latency: Latency) -> None:
+        state: DeviceState = "ok" if latency.ok else "off" if latency.error in _OFF else "failed"
+        devices.set_state(
+            self.store, latency.device, state, latency.error, "" if latency.ok else latency.detail
+        )
+
+
+class _Stages:
+    """Writes what is being done on each device into the store, a few times a second.
+
+    Stages change faster than anybody can read; only the latest of each device is written.
+    """
+
+    every_s = 0.25
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._latest: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write_often, name="stages", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        devices.clear_stages(self._store)
+
+    def say(self, device: str, stage: str) -> None:
+        with self._lock:
+            self._latest[device] = stage
+
+    def _write_often(self) -> None:
+        while not self._stop.wait(self.every_s):
+            with self._lock:
+                latest, self._latest = self._latest, {}
+            if latest:
+                with self._store.write():
+                    for device, stage in latest.items():
+                        ended = stage == "done" or stage.startswith("failed")
+                        devices.set_stage(self._store, device, "" if ended else stage)
