@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -22,8 +23,7 @@ def slot(
 ) -> Iterator[bool]:
     """Hold one of a group's `count` slots; yields False when cancelled before there was one."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", group)
-    files = [(folder / f"{name}.{number}").open("ab") for number in range(count)]
+    files = [(folder / f"{_file_name(group)}.{number}").open("ab") for number in range(count)]
     try:
         while not any(_try(file.fileno()) for file in files):
             if cancelled():
@@ -34,6 +34,24 @@ def slot(
     finally:
         for file in files:
             file.close()  # which frees the lock
+
+
+def take(folder: Path, group: str, count: int) -> BinaryIO | None:
+    """Return one of a group's slots without waiting, None where all are taken.
+
+    Whoever closes the file gives the slot back.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for number in range(count):
+        file = (folder / f"{_file_name(group)}.{number}").open("ab")
+        if _try(file.fileno()):
+            return file
+        file.close()
+    return None
+
+
+def _file_name(group: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", group)
 
 
 def _try(descriptor: int) -> bool:

@@ -7,6 +7,7 @@ import logging
 import shlex
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,7 @@ class Connection:
         self.target = target
         self.host_key = host_key
         self.transport = transport
+        self.opened = time.monotonic()
 
     @property
     def alive(self) -> bool:

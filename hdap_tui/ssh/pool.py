@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -103,8 +103,10 @@ class Connections:
         connection.close()
         raise Cancelled
 
-    def get(self, target: Target, cancelled: Callable[[], bool] = never) -> Connection:
-        """Return the device's connection; where none stands, open it, and try again as helps.
+    def opening(
+        self, target: Target, cancelled: Callable[[], bool] = never
+    ) -> Generator[float, None, Connection]:
+        """Try until a connection stands; yields the seconds to wait before the next try.
 
         Raises:
             DeviceError, Cancelled: as `open`; only a transient error has been tried again, and
@@ -119,8 +121,22 @@ class Connections:
                 pause = backoff(attempt)
                 if not error.transient or attempt == ATTEMPTS or deadline.left() <= pause:
                     raise
-            deadline.sleep(pause)
+            yield pause
             attempt += 1
+
+    def get(self, target: Target, cancelled: Callable[[], bool] = never) -> Connection:
+        """Return the device's connection; where none stands, open it, and try again as helps.
+
+        Raises:
+            DeviceError, Cancelled: as `opening`.
+        """
+        tries = self.opening(target, cancelled)
+        try:
+            while True:
+                Deadline(next(tries), cancelled).rest()
+        except StopIteration as end:
+            connection: Connection = end.value
+            return connection
 
     def open_many(
         self, targets: Sequence[Target], cancelled: Callable[[], bool] = never

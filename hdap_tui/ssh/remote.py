@@ -85,8 +85,8 @@ class Fetched:
 
     state: State
     """The state before the lines were read: once ended, nothing more will come."""
-    lines: tuple[Mapping[str, Any], ...]
-    """New whole lines of results."""
+    data: bytes
+    """New results, whole lines."""
     offset: int
     """Where the next fetch goes on."""
     more: bool
@@ -109,7 +109,6 @@ class RemoteJob:
         connection: Connection,
         request: Mapping[str, Any],
         runner: str,
-        cancelled: Callable[[], bool] = never,
     ) -> None:
         """Start the runner, detached, in a process group of its own; again does no harm.
 
@@ -120,8 +119,7 @@ class RemoteJob:
         """
         data = json.dumps(request).encode()
         python = connection.target.python
-        ask(connection, _START, self.id, str(len(data)), python, runner, stdin=data,
-            cancelled=cancelled)  # fmt: skip
+        ask(connection, _START, self.id, str(len(data)), python, runner, stdin=data)
 
     def fetch(
         self, connection: Connection, offset: int = 0, cancelled: Callable[[], bool] = never
@@ -129,7 +127,7 @@ class RemoteJob:
         """Return the results from a byte on, and renew the lease in the same command.
 
         Raises:
-            DeviceError: garbage where the lines are no results, disconnected, …
+            DeviceError: garbage where the answer is none, disconnected, …
         """
         answer = ask(
             connection, _FETCH, self.id, str(offset + 1), str(FETCH_LIMIT),
@@ -143,13 +141,7 @@ class RemoteJob:
         whole = data.rfind(b"\n") + 1
         if not whole and len(data) == FETCH_LIMIT:
             raise self._garbage(connection)
-        try:
-            lines = tuple(json.loads(line) for line in data[:whole].splitlines() if line.strip())
-        except ValueError:
-            raise self._garbage(connection) from None
-        if not all(isinstance(line, dict) for line in lines):
-            raise self._garbage(connection)
-        return Fetched(state, lines, offset + whole, more=len(data) == FETCH_LIMIT)
+        return Fetched(state, data[:whole], offset + whole, more=len(data) == FETCH_LIMIT)
 
     def cancel(self, connection: Connection) -> None:
         """End the runner's whole process group: asked first, killed after two seconds.

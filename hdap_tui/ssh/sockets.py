@@ -73,11 +73,14 @@ class Deadline:
         while not event.wait(self.left(_SLICE_S)):
             self.check()
 
-    def sleep(self, seconds: float) -> None:
-        """Sleep, or less where the time is up or nobody wants it any more."""
-        event = threading.Event()
+    def rest(self) -> None:
+        """Sleep until the deadline.
+
+        Raises:
+            Cancelled: it is no longer wanted.
+        """
         with contextlib.suppress(TimeoutError):
-            self.within(seconds).wait(event)
+            self.wait(threading.Event())
 
 
 def open_socket(host: str, port: int, deadline: Deadline, dead_after: int = 15) -> socket.socket:

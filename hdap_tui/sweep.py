@@ -1,0 +1,211 @@
+"""Time models on many devices at once.
+
+Connections and transfers run on all devices at once, within a bound; benchmarks run as many on a
+machine as it has cores, whichever process asks for them. A device that fails, or takes long, is a
+record of its own and keeps no other waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import engine.runner
+from engine.latency import Latency
+from hdap_tui import schedule, slots
+from hdap_tui.errors import UserError
+from hdap_tui.ssh.keys import Passphrase
+from hdap_tui.ssh.pool import Connections
+from hdap_tui.ssh.sockets import never
+from hdap_tui.ssh.target import Target, Timeouts
+from hdap_tui.ssh.transfer import Payload
+from hdap_tui.visit import Bench, OnStage, Pace, Visit
+
+if TYPE_CHECKING:
+    from hdap_tui.config.settings import Device, Settings
+
+__all__ = ["Bench", "Fleet", "OnStage", "target_of", "targets"]
+
+
+def target_of(settings: Settings, device: Device) -> Target:
+    """Return how a device of the settings is reached."""
+    ssh = settings.ssh
+    connect = ssh.connect_timeout_s
+    return Target(
+        name=device.name,
+        host=device.host,
+        port=device.port,
+        user=device.user,
+        identity=device.identity,
+        known_hosts=settings.known_hosts,
+        timeouts=Timeouts(
+            connect=connect,
+            handshake=connect,
+            auth=connect,
+            channel=connect,
+            command=ssh.command_timeout_s,
+            stall=ssh.command_timeout_s,
+            total=2 * connect,
+        ),
+        host_group=device.host_group,
+        emulated=device.emulated,
+        python=device.python,
+    )
+
+
+def targets(settings: Settings, devices: Iterable[Device] | None = None) -> tuple[Target, ...]:
+    """Return how the devices are reached; all of the fleet where none are named."""
+    chosen = settings.devices if devices is None else devices
+    return tuple(target_of(settings, device) for device in chosen)
+
+
+class Fleet:
+    """Devices that can be measured, with the connections to them kept open in between.
+
+    Safe to use from several threads; closed at the end, best by `with`.
+    """
+
+    def __init__(
+        self,
+        members: Iterable[Target],
+        bench: Bench,
+        *,
+        slots_folder: Path,
+        cores: Callable[[str], int] = lambda _group: 1,
+        pool: Connections | None = None,
+        on_stage: OnStage = lambda _device, _stage: None,
+    ) -> None:
+        """`cores` says how many benchmarks may run at once on a host group's machine."""
+        self.members = {target.name: target for target in members}
+        self.bench = bench
+        self.pool = pool or Connections()
+        self.on_stage = on_stage
+        self._slots, self._cores = slots_folder, cores
+        self._pace = Pace()
+        self._payloads: dict[tuple[Path, str, int, int], Payload] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        bench: Bench | None = None,
+        devices: Iterable[Device] | None = None,
+        *,
+        passphrase: Passphrase | None = None,
+        on_stage: OnStage = lambda _device, _stage: None,
+    ) -> Fleet:
+        """Return the settings' fleet, measured as its [benchmark] section says."""
+        return cls(
+            targets(settings, devices),
+            bench or Bench.of(settings.benchmark),
+            slots_folder=settings.state_dir / "slots",
+            cores=settings.cores,
+            pool=Connections(settings.ssh.parallel, passphrase=passphrase),
+            on_stage=on_stage,
+        )
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.pool.close()
+
+    def measure(
+        self, requests: Sequence[tuple[Path, str]], cancelled: Callable[[], bool] = never
+    ) -> Iterator[Latency]:
+        """Time (model, device name) pairs; the engine's `Measure`.
+
+        All models of one device are timed in one run, interleaved.
+
+        Raises:
+            UserError: there is no such device or model file.
+        """
+        visits: dict[Target, list[Path]] = {}
+        for model, name in requests:
+            if name not in self.members:
+                raise UserError(f'no device is called "{name}"')
+            visits.setdefault(self.members[name], []).append(model)
+        return self.measure_many(visits, cancelled=cancelled)
+
+    def visit(
+        self,
+        target: Target,
+        models: Sequence[Path],
+        bench: Bench | None = None,
+        on_stage: OnStage | None = None,
+        cancelled: Callable[[], bool] = never,
+    ) -> list[Latency]:
+        """Time models on one device, as `measure_many` does."""
+        return list(self.measure_many({target: models}, bench, on_stage, cancelled))
+
+    def measure_many(
+        self,
+        visits: Mapping[Target, Sequence[Path]],
+        bench: Bench | None = None,
+        on_stage: OnStage | None = None,
+        cancelled: Callable[[], bool] = never,
+    ) -> Iterator[Latency]:
+        """Time on each device its models; yields one record a model and device, as they come.
+
+        Once cancelled, or when the iterator is closed, the runners on the devices are ended
+        before it returns. Should this process die, they end by their lease.
+
+        Raises:
+            UserError: a model file cannot be read.
+        """
+        runner = self._payload(Path(engine.runner.__file__), "runner")
+        stop = threading.Event()  # tells what is just being done on a device, too
+        tasks = [
+            Visit(
+                target,
+                [self._payload(path, "models") for path in models],
+                runner,
+                bench or self.bench,
+                pool=self.pool,
+                cores=self._cores(target.host_group) if target.host_group else 1,
+                pace=self._pace,
+                on_stage=on_stage or self.on_stage,
+                cancelled=stop.is_set,
+            ).steps()
+            for target, models in visits.items()
+            if models
+        ]
+        return self._run(tasks, stop, cancelled)
+
+    def _run(
+        self, tasks: list[Any], stop: threading.Event, cancelled: Callable[[], bool]
+    ) -> Iterator[Latency]:
+        def asked() -> bool:
+            if cancelled():
+                stop.set()
+            return stop.is_set()
+
+        workers = min(len(tasks), self.pool.bound)
+        running = schedule.run(tasks, workers, self._take, asked)
+        try:
+            yield from running
+        finally:
+            stop.set()
+            running.close()
+
+    def _take(self, group: str, count: int) -> schedule.Slot | None:
+        return slots.take(self._slots, group, count)
+
+    def _payload(self, path: Path, folder: Literal["models", "runner"]) -> Payload:
+        """Read a file's hash, once for all devices."""
+        try:
+            stat = path.stat()
+            key = (path, folder, stat.st_mtime_ns, stat.st_size)
+            with self._lock:
+                if key not in self._payloads:
+                    self._payloads[key] = Payload.of(path, folder)
+                return self._payloads[key]
+        except OSError as error:
+            raise UserError(f"{path}: the model cannot be read: {error.strerror}.") from error
