@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from engine.latency import Latency
 from hdap_tui import library
@@ -127,6 +127,10 @@ class Measuring:
     def canary(self) -> Bench:
         """Return how a canary round measures."""
         return Bench.of(self.settings.canary)
+
+    def bench(self, **changes: Any) -> Bench:
+        """Return how the settings' [benchmark] section measures, with changes."""
+        return Bench.of(self.settings.benchmark, **changes)
 
     def _remember(self, latency: Latency) -> None:
         state: DeviceState = "ok" if latency.ok else "off" if latency.error in _OFF else "failed"

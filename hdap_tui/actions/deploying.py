@@ -1,0 +1,165 @@
+"""Deploy a model and prove it; put the previous one back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hdap_tui.actions.models import deployment_document
+from hdap_tui.context import Context, Outcome, Table
+from hdap_tui.deploy import Plan, Report, Rollout, back, plan
+from hdap_tui.errors import ExitCode, RefusedError, SettingsError
+from hdap_tui.measuring import Measuring
+from hdap_tui.ssh.errors import DeviceError
+from hdap_tui.store import deployments, devices
+from hdap_tui.store import models as table
+from hdap_tui.store.records import ModelRow
+
+
+def deploy(
+    context: Context,
+    model: str | None = None,
+    select: str | None = None,
+    dry_run: bool = False,
+    yes: bool = False,
+) -> Outcome:
+    """Put a model on the devices, then prove on them that it is faster."""
+    chosen = [device.name for device in context.settings.select(select)]
+    with Measuring(context) as measuring:
+        row = table.find(context.store, model) if model else _latest(context)
+        todo = plan(measuring, row, chosen)
+        if dry_run:
+            return _planned(todo)
+        if not yes and not context.confirm(f"Deploy {row.name}?", _touched(todo)):
+            raise RefusedError(f"{row.name} was not deployed.")
+        report = Rollout(measuring, todo).run()
+    return _reported(report, context)
+
+
+def rollback(context: Context, select: str | None = None, yes: bool = False) -> Outcome:
+    """Put the previous model back on the devices."""
+    chosen = [device.name for device in context.settings.select(select)]
+    devices.sync(context.store, context.settings.devices)
+    running = devices.models_on(context.store)
+    todo = [name for name in chosen if running.get(name, ("", ""))[1]]
+    if not yes and not context.confirm("Put the previous model back?", todo or chosen):
+        raise RefusedError("Nothing was changed.")
+    if not todo:
+        raise RefusedError("No device has a previous model: nothing has been deployed on them.")
+    errors: dict[str, DeviceError] = {}
+    with Measuring(context) as measuring:
+        done = back(measuring, todo, errors.__setitem__)
+        last = deployments.last(context.store)
+        if last is not None and last.state in {"finished", "partly"} and not errors:
+            deployments.finish(context.store, last.id, "rolled back")
+    return Outcome(
+        data={
+            "rolled_back": done,
+            "failed": {name: str(error) for name, error in errors.items()},
+        },
+        text="\n".join(
+            [f"{len(done)} devices run their previous model again.", *map(str, errors.values())]
+        ),
+        exit_code=_code(len(done), len(errors)),
+    )
+
+
+def _latest(context: Context) -> ModelRow:
+    for row in table.rows(context.store):
+        if row.kind == "artifact":
+            return row
+    raise SettingsError('There is no artifact to deploy yet; "hdap compress" makes one.')
+
+
+def _touched(todo: Plan) -> list[str]:
+    return [
+        f"{name}: {todo.before[name].name} -> {todo.model.name}"
+        for stage in todo.stages
+        for name in stage
+    ]
+
+
+def _planned(todo: Plan) -> Outcome:
+    rows = tuple(
+        (str(number), name, todo.before[name].name, todo.model.name)
+        for number, stage in enumerate(todo.stages, start=1)
+        for name in stage
+    )
+    return Outcome(
+        data={
+            "dry_run": True,
+            "model": todo.model.name,
+            "bytes": todo.model.bytes,
+            "stages": [list(stage) for stage in todo.stages],
+        },
+        table=Table(("stage", "device", "runs", "will run"), rows),
+        text="Nothing was changed.",
+    )
+
+
+def _reported(report: Report, context: Context) -> Outcome:
+    names = [*report.comparisons, *(n for n in report.errors if n not in report.comparisons)]
+    emulated = {device.name for device in context.settings.devices if device.emulated}
+    rows = tuple(_line(name, report, name in emulated) for name in names)
+    result, code = report.result, ExitCode.FAILED
+    text = f"Deployment {report.row.id}: {report.row.state}."
+    if result is not None:
+        kind = ", emulated" if report.row.emulated else ""
+        text += (
+            f" Mean speed-up over {result.devices} devices: {result.speedup:.2f}x"
+            f" (95 % interval {result.low:.2f} to {result.high:.2f}, measured{kind}):"
+            f" {result.verdict}; mean latency {result.mean_before_ms:.3f} ms ->"
+            f" {result.mean_after_ms:.3f} ms."
+        )
+        if result.verdict == "faster" and report.row.switched:
+            code = ExitCode.PARTLY if report.errors else ExitCode.DONE
+    if report.stopped:
+        text += f" Stopped: {report.stopped}."
+    return Outcome(
+        data={**deployment_document(report.row), "per_device": _documents(report, emulated)},
+        table=Table(("device", "before", "after", "speed-up", "95 % interval", ""), rows),
+        text=text,
+        exit_code=code,
+    )
+
+
+def _line(name: str, report: Report, emulated: bool) -> tuple[str, ...]:
+    found = report.comparisons.get(name)
+    note = " (emulated)" if emulated else ""
+    if found is None:
+        return name, "", "", "", "", str(report.errors[name]) + note
+    old, new = report.latencies[name]
+    return (
+        name,
+        f"{old.median_ms:.3f} ms",
+        f"{new.median_ms:.3f} ms",
+        f"{found.speedup:.2f}x",
+        f"{found.low:.2f} to {found.high:.2f}",
+        found.verdict + note,
+    )
+
+
+def _documents(report: Report, emulated: set[str]) -> list[dict[str, Any]]:
+    found = []
+    for name, comparison in report.comparisons.items():
+        old, new = report.latencies[name]
+        found.append(
+            {
+                "device": name,
+                "emulated": name in emulated,
+                "before_ms": old.median_ms,
+                "after_ms": new.median_ms,
+                "speedup": comparison.speedup,
+                "low": comparison.low,
+                "high": comparison.high,
+                "verdict": comparison.verdict,
+            }
+        )
+    for name, error in report.errors.items():
+        found.append({"device": name, "error": error.kind.value, "detail": str(error)})
+    return found
+
+
+def _code(done: int, failed: int) -> ExitCode:
+    if not failed:
+        return ExitCode.DONE
+    return ExitCode.PARTLY if done else ExitCode.FAILED
