@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ class Dataset:
     """Mean of the training images a channel, images between 0 and 1."""
     std: tuple[float, ...]
     """Their standard deviation a channel."""
+    mirrors: bool = True
+    """Whether an image seen in a mirror keeps its class (a digit does not)."""
 
 
 def load(source: str | Path, seed: int = 0) -> Dataset:
@@ -113,7 +115,8 @@ def _digits(seed: int) -> Dataset:
     order = np.random.default_rng(seed).permutation(len(labels))
     test, train = order[:360], order[360:]
     names = tuple(str(digit) for digit in range(10))
-    return _split("digits", names, images[train], labels[train], images[test], labels[test], seed)
+    split = _split("digits", names, images[train], labels[train], images[test], labels[test], seed)
+    return replace(split, mirrors=False)
 
 
 def _split(
