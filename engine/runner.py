@@ -5,9 +5,9 @@
     python3 runner.py --check M.onnx    load a model and run it once on zeros
 
 Needs Python 3.8, numpy and onnxruntime, nothing else. Each block is a fresh process in which
-every model is timed in turn, in reversed order every other block (A B B A): medians of separate
-processes differ about five times as much as the spread inside one process says, so the interval
-is told from the medians of the blocks.
+the models are timed in short turns, there and back again (A B B A), the next block beginning
+with the last model: medians of separate processes differ about five times as much as the spread
+inside one process says, so the interval is told from the medians of the blocks.
 
 The job's folder holds, besides request and results: `lease` (its modification time must change
 at least every `lease_s` seconds or the run ends), `cancel` (ends the run once it exists), `pid`
@@ -28,6 +28,7 @@ from typing import Any, Sequence  # noqa: UP035 (Python 3.8)
 
 VERSION = 1
 SAMPLES = 500  # samples a model and block that a result line holds at most
+ROUND = 3  # inferences of one model before it is the next one's turn
 DETAIL = 400  # characters of an error's text
 
 # 95 % factors for a median of n normal values whose spread is estimated from the same n values
@@ -419,14 +420,13 @@ def warm_up(infer: Any, runs: int, limit_s: float) -> int:
         before = now
 
 
-def time_runs(infer: Any, runs: int, limit_s: float, threads: int) -> tuple[list[int], list[int]]:
-    """Return wall and CPU time in ns of up to `runs` inferences (3 at least) in `limit_s`."""
+def time_runs(infer: Any, runs: int, threads: int) -> tuple[list[int], list[int]]:
+    """Return wall and CPU time of each of so many inferences, in ns."""
     wall_clock = time.perf_counter_ns
     cpu_clock = time.thread_time_ns if threads == 1 else time.process_time_ns
     wall: list[int] = []
     cpu: list[int] = []
-    end = wall_clock() + int(limit_s * 1e9)
-    while len(wall) < runs:
+    for _ in range(runs):
         cpu_start = cpu_clock()
         start = wall_clock()
         infer()
@@ -434,38 +434,45 @@ def time_runs(infer: Any, runs: int, limit_s: float, threads: int) -> tuple[list
         cpu_stop = cpu_clock()
         wall.append(stop - start)
         cpu.append(cpu_stop - cpu_start)
-        if stop > end and len(wall) >= 3:
-            break
     return wall, cpu
 
 
-def time_model(path: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Load, warm up and time one model; return its entry of the block line.
+class Timed:
+    """One loaded and warm model, with the times taken of it so far."""
 
-    Raises:
-        ModelError: it does not load or does not run.
-    """
-    import gc
+    def __init__(self, model: dict[str, str], spec: dict[str, Any]) -> None:
+        self.digest = model["digest"]
+        self._spec = spec
+        start = time.perf_counter()
+        session = make_session(model["path"], spec["threads"], spec["provider"])
+        self._load_s = time.perf_counter() - start
+        self._providers = session.get_providers()
+        feed = make_feed(session, spec["batch"], spec["seed"])
+        run = session.run
+        self._infer: Any = lambda: run(None, feed)
+        self._wall: list[int] = []
+        self._cpu: list[int] = []
+        self._warm = warm_up(self._infer, spec["warmup_runs"], spec["warmup_s"])
 
-    threads = spec["threads"]
-    start = time.perf_counter()
-    session = make_session(path, threads, spec["provider"])
-    load_s = time.perf_counter() - start
-    feed = make_feed(session, spec["batch"], spec["seed"])
-    run = session.run
+    def enough(self) -> bool:
+        """Tell whether all runs are done, or three of them and the time is up."""
+        n = len(self._wall)
+        late = sum(self._wall) > 1e9 * self._spec["block_s"]
+        return bool(n >= self._spec["runs"] or (n >= 3 and late))
 
-    def infer() -> None:
-        run(None, feed)
+    def take(self, settle: bool) -> None:
+        """Time the next few inferences, after one that only fills the caches again."""
+        runs = min(ROUND, self._spec["runs"] - len(self._wall))
+        if settle:
+            self._infer()
+        wall, cpu = time_runs(self._infer, runs, self._spec["threads"])
+        self._wall += wall
+        self._cpu += cpu
 
-    gc.disable()
-    try:
-        warm = warm_up(infer, spec["warmup_runs"], spec["warmup_s"])
-        wall, cpu = time_runs(infer, spec["runs"], spec["block_s"], threads)
-    except Exception as error:
-        raise _model_error(error) from error
-    finally:
-        gc.enable()
-    return entry(wall, cpu, threads, warm, load_s, session.get_providers())
+    def entry(self) -> dict[str, Any]:
+        """Return the model's entry of the block line."""
+        threads = self._spec["threads"]
+        return entry(self._wall, self._cpu, threads, self._warm, self._load_s, self._providers)
 
 
 def entry(
@@ -508,6 +515,8 @@ def _model_error(error: Exception) -> ModelError:
 
 def block_main() -> None:
     """Time the models that standard input names; tell each step on standard output."""
+    import gc
+
     parent = os.getppid()
     spec = json.loads(sys.stdin.buffer.readline())
     # Libraries may print; only this stream is the answer.
@@ -515,6 +524,8 @@ def block_main() -> None:
     os.dup2(2, 1)
 
     def tell(**line: Any) -> None:
+        if os.getppid() != parent:
+            os._exit(1)  # nobody is left to read the answer
         os.write(answer, json.dumps(line).encode() + b"\n")
 
     try:
@@ -523,17 +534,45 @@ def block_main() -> None:
     except Exception as error:
         tell(broken=_detail(error))
         os._exit(1)
-    for model in spec["models"]:
-        if os.getppid() != parent:
-            os._exit(1)  # nobody is left to read the answer
+    gc.disable()
+    models = spec["models"]
+    for group in [models] if spec["together"] else [[m] for m in models]:
+        ready = _prepare(group, spec, tell)
+        if spec["together"]:
+            tell(start=None)
+        _take_turns(ready, tell)
+        for timed in ready:
+            tell(digest=timed.digest, entry=timed.entry())
+    os._exit(0)  # spares the runtime's teardown
+
+
+def _prepare(models: Sequence[dict[str, str]], spec: dict[str, Any], tell: Any) -> list[Timed]:
+    """Load and warm the models; tell which could not be."""
+    ready = []
+    for model in models:
         tell(start=model["digest"])
         try:
-            tell(digest=model["digest"], entry=time_model(model["path"], spec))
-        except ModelError as error:
-            tell(digest=model["digest"], error=error.kind, detail=_detail(error))
-        except MemoryError as error:
-            tell(digest=model["digest"], error="memory", detail=_detail(error))
-    os._exit(0)  # spares the runtime's teardown
+            ready.append(Timed(model, spec))
+        except Exception as error:
+            tell(digest=model["digest"], error=_model_error(error).kind, detail=_detail(error))
+    return ready
+
+
+def _take_turns(ready: list[Timed], tell: Any) -> None:
+    """Time the models in short turns, there and back again; drop those that fail.
+
+    What slows the machine for some tenths of a second thus meets all models alike.
+    """
+    turn, settle = list(ready), len(ready) > 1
+    while turn:
+        for timed in list(turn):
+            try:
+                timed.take(settle)
+            except Exception as error:
+                tell(digest=timed.digest, error=_model_error(error).kind, detail=_detail(error))
+                ready.remove(timed)
+                turn.remove(timed)
+        turn = [t for t in reversed(turn) if not t.enough()]
 
 
 # ---- the whole run ------------------------------------------------------------------------------
@@ -596,6 +635,7 @@ class Run:
         self.terminated = False
         self._results = -1
         self._child: Any = None
+        self._together = True
         self._started = self._renewed = time.monotonic()
         self._lease = self._lease_time()
 
@@ -692,7 +732,11 @@ class Run:
         return [b["models"][digest] for b in self.blocks if digest in b["models"]]
 
     def _check_models(self) -> None:
-        """Leave out models whose file is not there or is not what its name says."""
+        """Leave out models whose file is not there or is not what its name says.
+
+        Models are loaded together only where that takes little of the memory.
+        """
+        bytes_ = 0
         for model in self.request["models"]:
             path = os.path.expanduser(model["path"])
             if not os.path.isabs(path):
@@ -700,12 +744,15 @@ class Run:
             model["path"] = path
             try:
                 found = _sha256(path)
+                bytes_ += os.path.getsize(path)
             except OSError as error:
                 self.fail(model["digest"], "model", _detail(error))
                 continue
             if found != model["digest"]:
                 self.fail(model["digest"], "model", "the file's content is another: " + found)
         self._any_left()
+        free_kb = conditions(light=True).get("mem_available_kb", 0)
+        self._together = 10 * bytes_ < 1024 * free_kb
 
     def _any_left(self) -> None:
         if not self._alive():
@@ -716,9 +763,9 @@ class Run:
         """Time all models in a fresh process; again without the one that ends the process."""
         while True:
             order = self._alive()[:: -1 if k % 2 else 1]
-            done, guilty = self._attempt(order)
+            done, again = self._attempt(order)
             self._any_left()
-            if guilty is None:
+            if not again:
                 break
         order = [d for d in order if d in done]
         line = {"event": "block", "block": k, "order": order, "models": done}
@@ -726,12 +773,17 @@ class Run:
         self.blocks.append(line)
         self.emit(line)
 
-    def _attempt(self, order: list[str]) -> tuple[dict[str, Any], str | None]:
-        """Run one block process; return the entries, and which model brought it down."""
+    def _attempt(self, order: list[str]) -> tuple[dict[str, Any], bool]:
+        """Run one block process; return the entries, and whether to do it again.
+
+        A model that brings the process down is left out from then on. Where nobody can tell
+        which one it was, they are no longer loaded together.
+        """
         request = self.request
         models = {m["digest"]: m for m in request["models"]}
         keys = ("threads", "provider", "batch", "seed", "warmup_runs", "warmup_s", "runs")
         spec = {key: request[key] for key in (*keys, "block_s")}
+        spec["together"] = self._together and len(order) > 1
         spec["models"] = [models[d] for d in order]
         answers, status = self._process(spec)
         done: dict[str, Any] = {}
@@ -745,15 +797,18 @@ class Run:
             elif "error" in answer:
                 self.fail(answer["digest"], answer["error"], answer["detail"])
         if status == 0:
-            return done, None
-        if current is None:
-            raise Stop("runtime", "a block's process ended with status " + str(status))
+            return done, False
+        if current is None and spec["together"]:
+            self._together = False
+            return {}, True
         kind, detail = {
-            None: ("timeout", "a block took longer than its limit with this model"),
+            None: ("timeout", "a block took longer than its limit"),
             -signal.SIGKILL: ("memory", "the process was killed, as the system does out of memory"),
         }.get(status, ("runtime", "the process ended with status " + str(status)))
+        if current is None:
+            raise Stop(kind, detail)
         self.fail(current, kind, detail)
-        return done, current
+        return {}, True
 
     # -- the block's process
 

@@ -276,11 +276,21 @@ def test_the_model_that_brought_a_block_down_is_named(
     run.request = {**runner._DEFAULTS, "models": [{"digest": d, "path": d} for d in "ab"]}
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(run, "emit", told.append)
-    answers = [{"start": "a"}, {"digest": "a", "entry": {}}, {"start": "b"}]
-    monkeypatch.setattr(run, "_process", lambda spec: (answers, status))
-    done, guilty = run._attempt(["a", "b"])
-    assert (list(done), guilty) == (["a"], "b")
+    answers: list[dict[str, Any]] = [{"start": "a"}, {"start": "b"}]
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(run, "_process", lambda spec: asked.append(spec) or (answers, status))
+    assert run._attempt(["a", "b"]) == ({}, True)
     assert [(t["model"], t["error"]) for t in told] == [("b", kind)]
+
+    # While they take turns nobody knows whose fault it is: then they are loaded one by one.
+    run.failed.clear()
+    answers.append({"start": None})
+    assert run._attempt(["a", "b"]) == ({}, True)
+    assert len(told) == 1
+    with pytest.raises(runner.Stop) as stopped:
+        run._attempt(["a", "b"])
+    assert stopped.value.kind == kind
+    assert [a["together"] for a in asked] == [True, True, False]
 
 
 # ---- statistics

@@ -13,18 +13,22 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 VERSION = 1
-RUNS = 25
+RUNS = 30
 NODE_OVERHEAD_US = 1.0
-"""What calling one kernel costs before it does anything."""
+"""What calling one kernel costs before it does anything, the profiler's own share included."""
 COMPUTE_BOUND_FLOPS_PER_BYTE = 6.0
 """Above it a kernel waits for arithmetic, below it for memory (roofline model; the ridge of a
 small core in single precision; a 3x3 depthwise convolution has 2, a dense one above 10)."""
+TINY_BYTES = 4096.0
+"""A kernel that moves less and computes little takes well under a microsecond: what it costs is
+being called, and the profiler's whole microseconds say nothing about it."""
+TINY_FLOPS = 20_000.0
 
 _CONTRACTIONS = ("Conv", "Gemm", "MatMul")
 
@@ -95,44 +99,63 @@ def profiled(
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     plain = session(model, sess_options=options)
-    feed = _zeros(plain)
-    total_us = _fastest_us(plain, feed)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "ort")
     traced = session(model, sess_options=options)
-    for _ in range(RUNS):
+    feed = _zeros(plain)
+    total_us = []
+    for _ in range(RUNS):  # in turns, so that whatever slows the host slows both
         traced.run(None, feed)
+        start = time.perf_counter_ns()
+        plain.run(None, feed)
+        total_us.append((time.perf_counter_ns() - start) / 1e3)
     events = json.loads(Path(traced.end_profiling()).read_text(encoding="utf-8"))
-    return from_events(events, total_us)
+    return from_events(events, undisturbed(total_us))
+
+
+def undisturbed(times: Sequence[float]) -> float:
+    """Return the mean over the faster half, 0 of nothing."""
+    half = sorted(times)[: (len(times) + 1) // 2]
+    return sum(half) / len(half) if half else 0.0
 
 
 def from_events(events: Iterable[Mapping[str, Any]], total_us: float) -> Mix:
     """Return the mix from onnxruntime's profile of several runs and the time of one without it.
 
-    A kernel counts with its fastest run. What no kernel accounts for is overhead.
+    What no kernel of some size accounts for is overhead.
     """
-    fastest: dict[tuple[str, str], float] = {}
-    compute_bound: dict[tuple[str, str], bool] = {}
+    times: dict[tuple[str, str], list[float]] = {}
+    bound: dict[tuple[str, str], str] = {}
     for event in events:
         if event.get("cat") != "Node" or not str(event.get("name", "")).endswith("_kernel_time"):
             continue
         details = event.get("args", {})
         key = (str(event["name"]), str(details.get("node_index", "")))
-        fastest[key] = min(fastest.get(key, math.inf), float(event["dur"]))
-        if key not in compute_bound:
-            compute_bound[key] = intensity(details) > COMPUTE_BOUND_FLOPS_PER_BYTE
-    work = {key: max(us - NODE_OVERHEAD_US, 0.0) for key, us in fastest.items()}
-    compute = sum(us for key, us in work.items() if compute_bound[key])
-    memory = sum(us for key, us in work.items() if not compute_bound[key])
-    whole = max(total_us, compute + memory + NODE_OVERHEAD_US * len(work), 1e-9)
-    return Mix(compute / whole, memory / whole, 1.0 - (compute + memory) / whole)
+        times.setdefault(key, []).append(float(event["dur"]))
+        bound[key] = bound.get(key) or bound_by(details)
+    work = {"compute": 0.0, "memory": 0.0, "overhead": 0.0}
+    for key, durations in times.items():
+        work[bound[key]] += max(undisturbed(durations) - NODE_OVERHEAD_US, 0.0)
+    real = work["compute"] + work["memory"]
+    whole = max(total_us, real + NODE_OVERHEAD_US * len(times), 1e-9)
+    return Mix(work["compute"] / whole, work["memory"] / whole, 1.0 - real / whole)
 
 
-def intensity(details: Mapping[str, Any]) -> float:
-    """Return a kernel's floating-point operations per byte moved, 0 for what only moves bytes.
+def bound_by(details: Mapping[str, Any]) -> str:
+    """Return which factor stretches a kernel: compute, memory or overhead.
 
-    `details` are the `args` of a kernel's profile event.
+    `details` are the `args` of the kernel's profile event.
     """
+    size_keys = ("activation_size", "parameter_size", "output_size")
+    moved = sum(float(details.get(key) or 0) for key in size_keys)
+    flops = operations(details)
+    if moved < TINY_BYTES and flops < TINY_FLOPS:
+        return "overhead"
+    return "compute" if flops > COMPUTE_BOUND_FLOPS_PER_BYTE * moved else "memory"
+
+
+def operations(details: Mapping[str, Any]) -> float:
+    """Return a kernel's multiplications and additions, 0 for what mostly moves bytes."""
     name = str(details.get("op_name", ""))
     if not any(kind in name for kind in _CONTRACTIONS):
         return 0.0
@@ -146,10 +169,7 @@ def intensity(details: Mapping[str, Any]) -> float:
         depth = math.prod(weights[0][1:]) if weights else 1
     else:
         depth = tensors[0][-1]
-    flops = 2.0 * math.prod(outputs[0]) * depth
-    size_keys = ("activation_size", "parameter_size", "output_size")
-    moved = sum(float(details.get(key) or 0) for key in size_keys)
-    return flops / moved if moved else 0.0
+    return 2.0 * math.prod(outputs[0]) * depth
 
 
 def _shape(item: Mapping[str, Any]) -> list[int]:
@@ -167,12 +187,3 @@ def _zeros(session: Any) -> dict[str, Any]:
         kind = item.type[len("tensor(") : -1]
         feed[item.name] = np.zeros(shape, types.get(kind, kind))
     return feed
-
-
-def _fastest_us(session: Any, feed: Mapping[str, Any]) -> float:
-    best = math.inf
-    for _ in range(RUNS):
-        start = time.perf_counter_ns()
-        session.run(None, feed)
-        best = min(best, time.perf_counter_ns() - start)
-    return best / 1e3
