@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-import engine.runner
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, RefusedError
+from hdap_tui.facts import gather
 from hdap_tui.fanout import on_each
-from hdap_tui.ssh.connection import Connection, scan
-from hdap_tui.ssh.errors import DeviceError, ErrorKind, classify
+from hdap_tui.ssh.connection import scan
+from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
 from hdap_tui.ssh.pool import Connections
-from hdap_tui.ssh.scripts import ROOT, ask
-from hdap_tui.ssh.transfer import Payload, upload
 from hdap_tui.store import devices as table
 from hdap_tui.store import measurements
 from hdap_tui.store.records import DeviceRow
 from hdap_tui.store.snapshot import snapshot
 from hdap_tui.sweep import targets
 from hdap_tui.text import clean
-
-_FACTS = f"""
-case $1 in "~/"*) python=$HOME/${{1#??}} ;; *) python=$1 ;; esac
-exec "$python" {ROOT}/"$2" --facts
-"""
 
 
 def list_devices(context: Context, select: str | None = None) -> Outcome:
@@ -92,12 +83,11 @@ def check(context: Context, select: str | None = None) -> Outcome:
     """Connect to the devices and say what each has, or why it cannot be reached."""
     settings, reporter = context.settings, context.reporter
     chosen = targets(settings, settings.select(select))
-    runner = Payload.of(Path(engine.runner.__file__), "runner")
     table.sync(context.store, settings.devices)
     found: dict[str, dict[str, Any] | DeviceError] = {}
     reporter.started("check", total=len(chosen), weight=len(chosen))
     with Connections(settings.ssh.parallel) as pool:
-        for target, answer in on_each(pool, chosen, lambda c: _facts(c, runner), context.cancelled):
+        for target, answer in on_each(pool, chosen, gather, context.cancelled):
             found[target.name] = answer
             _remember(context, target.name, answer)
             reporter.advanced("check", len(found))
@@ -187,16 +177,6 @@ def document(row: DeviceRow) -> dict[str, Any]:
         "representative": row.representative,
         "alert": row.alert,
     }
-
-
-def _facts(connection: Connection, runner: Payload) -> dict[str, Any]:
-    upload(connection, [runner])
-    answer = ask(connection, _FACTS, connection.target.python, runner.name)
-    try:
-        facts = json.loads(answer.decode("utf-8", "replace").strip().splitlines()[-1])
-        return {clean(k, 40): v for k, v in dict(facts).items()}
-    except (ValueError, IndexError) as error:
-        raise classify(error, connection.where) from error
 
 
 def _remember(context: Context, name: str, answer: dict[str, Any] | DeviceError) -> None:

@@ -212,6 +212,10 @@ class Finetune(Section, frozen=True):
     """Weight decay of SGD."""
     batch: Count = 128
     """Images in a batch."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """How the learning rate falls."""
+    distill: Share = 0.0
+    """Share of the loss that comes from the unpruned network as the teacher."""
 
 
 class Compression(Section, frozen=True):
@@ -227,9 +231,9 @@ class Compression(Section, frozen=True):
     """Classes that the network tells apart."""
     maximum_drop: NotNegative = 2.0
     """Points of accuracy that the result may lose against the original network."""
-    target_speedup: Annotated[float, Meta(ge=1)] = 2.0
-    """Speed-up over the fleet at which the search is content."""
-    samples: Count = 200
+    target_speedup: NotNegative = 0.0
+    """Speed-up over the fleet at which the search is content; 0: as fast as it gets."""
+    samples: Annotated[int, Meta(ge=10)] = 60
     """Designs measured on every cluster's representative to learn its latency from."""
     evaluations: Count = 1000
     """Candidates that one search may score."""
@@ -237,12 +241,14 @@ class Compression(Section, frozen=True):
     """Search processes that run beside each other."""
     outer_iterations: Count = 10
     """Rounds of search, prune and fine-tune at most."""
-    accuracy_images: Count = 2000
+    accuracy_images: Annotated[int, Meta(ge=2)] = 512
     """Images that a candidate's accuracy is estimated on."""
     alpha: Annotated[float, Meta(gt=0, le=1)] = 0.9
     """Share of its accuracy that a candidate must keep before fine-tuning."""
-    max_extra: Whole = 50
-    """Designs near the best ones that may be measured in addition, a round."""
+    max_extra_pruning: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    """Largest share of a group's channels that one round removes."""
+    finalists: Whole = 3
+    """Best designs that are measured during and after each search, where the fastest wins."""
     surrogate: Literal["auto", "gbrt", "gp", "ridge"] = "auto"
     """What predicts latency: gradient boosting, a Gaussian process, ridge regression, or
     whichever of them predicts each cluster best."""
@@ -251,7 +257,7 @@ class Compression(Section, frozen=True):
     seed: Whole = 0
     """Seed of everything random."""
     threads: Whole = 0
-    """Threads of training and search on this machine; 0: one a core."""
+    """Candidates scored at once, and threads of training, on this machine; 0: one a core."""
     finetune: Finetune = Finetune()
 
 

@@ -1,0 +1,366 @@
+"""The compression job: search on the real fleet, fine-tune, quantize where it pays, export.
+
+Run by the job's own process. Everything that it measures or trains is saved in the job's folder
+before it is used, so a killed job goes on where it was and ends in the same model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from engine import data
+from engine.compress.export import Exported, export
+from engine.compress.finetune import Recipe
+from engine.compress.groups import check, trace
+from engine.compress.profile import profile
+from engine.compress.quantize import isa, onnx_accuracy, quantize_static
+from engine.events import Reporter
+from engine.latency import Latency
+from engine.models import SHIPPED, build, load_weights
+from engine.search import hdap
+from engine.search.hdap import Cancelled, Cluster
+from hdap_tui.config import Settings, load
+from hdap_tui.config.schema import Compression
+from hdap_tui.facts import gather
+from hdap_tui.jobs.folder import JobFolder, write_json
+from hdap_tui.progress import WHOLE
+from hdap_tui.ssh.errors import DeviceError
+from hdap_tui.store import models as table
+from hdap_tui.store.database import open_store
+from hdap_tui.sweep import Bench, Fleet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Cancelled", "run"]
+
+_BUILTIN = "builtin:"
+_EXPORT_S, _QUANTIZE_S, _PREPARE_S = 8.0, 8.0, 8.0
+
+
+def run(folder: JobFolder, reporter: Reporter) -> dict[str, Any]:
+    """Do the whole job, or what is left of it; return its result.
+
+    Raises:
+        Cancelled: somebody asked to stop.
+        UserError, ValueError: it cannot be done; the sentence says why.
+    """
+    request = folder.request
+    settings = load(Path(request["config"]))
+    asked = _asked(request)
+    with _measuring(settings, request) as (fleet, measure):
+        job = _Compression(folder, reporter, settings, asked, request, fleet, measure)
+        return job.run()
+
+
+class _Compression:
+    """One job's parts, in the order in which they are done."""
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        reporter: Reporter,
+        settings: Settings,
+        asked: Compression,
+        request: dict[str, Any],
+        fleet: Fleet,
+        measure: Any,
+    ) -> None:
+        self.folder, self.reporter, self.settings = folder, reporter, settings
+        self.asked, self.request = asked, request
+        self.fleet, self.measure = fleet, measure
+        self.threads = asked.threads or os.cpu_count() or 1
+        self.clusters = [
+            Cluster(id=c["id"], size=c["size"], devices=tuple(c["devices"]))
+            for c in request["clusters"]
+        ]
+
+    def run(self) -> dict[str, Any]:
+        """Search, export, quantize, decide, register."""
+        search = self._search_settings()
+        self.reporter.started(WHOLE, weight=self._expected_s(search))
+        self.reporter.started("prepare", weight=_PREPARE_S)
+        network, dataset = self._load()
+        import torch
+
+        example = torch.from_numpy(dataset.test_images[:2]).float() / 255
+        groups = trace(network, example)
+        check(network, groups, example)
+        self.reporter.finished("prepare", groups=len(groups))
+        result = hdap.compress(
+            network,
+            groups,
+            dataset,
+            self.clusters,
+            self.measure,
+            search,
+            self.folder.work,
+            self.reporter,
+            self._cancelled,
+        )
+        self.reporter.noted("search", f"ended: {result.stopped}")
+        if not result.iterations or result.design.widths == tuple(g.channels for g in groups):
+            raise ValueError(
+                f"no smaller network was found that is good enough: {result.stopped}; "
+                "allow a larger maximum_drop, or more evaluations"
+            )
+        original, pruned = self._export(network, result.network, example)
+        chosen, compared = self._decide(original, pruned, dataset, result.metrics)
+        return self._register(chosen, compared, result, dataset, example)
+
+    def _load(self) -> tuple[nn.Module, data.Dataset]:
+        asked = self.asked
+        dataset = data.load(self.request["data"], seed=asked.seed)
+        if len(dataset.classes) != asked.classes:
+            raise ValueError(
+                f"{dataset.name} has {len(dataset.classes)} classes, and the network is asked for "
+                f"{asked.classes}: set compression.classes"
+            )
+        weights = str(self.request["weights"])
+        path = SHIPPED[weights.removeprefix(_BUILTIN)] if weights.startswith(_BUILTIN) else weights
+        return load_weights(build(asked.network, asked.classes), path).eval(), dataset
+
+    def _search_settings(self) -> hdap.Settings:
+        asked, tuning = self.asked, self.asked.finetune
+        blocks = self.fleet.bench
+        one = blocks.blocks_min * (0.1 + blocks.warmup_s + blocks.block_s)
+        cores = min(self.settings.cores(d.host_group) for d in self.settings.devices)
+        return hdap.Settings(
+            outer_iterations=asked.outer_iterations,
+            evaluations=asked.evaluations,
+            population=asked.population,
+            alpha=asked.alpha,
+            max_extra_pruning=asked.max_extra_pruning,
+            maximum_drop=asked.maximum_drop,
+            target_speedup=asked.target_speedup or None,
+            accuracy_images=asked.accuracy_images,
+            samples=asked.samples,
+            finalists=asked.finalists,
+            surrogate=asked.surrogate,
+            measurement_seconds=one * max(1.0, len(self.clusters) / cores),
+            workers=self.threads,
+            seed=asked.seed,
+            recipe=Recipe(
+                epochs=tuning.epochs,
+                lr=tuning.lr,
+                momentum=tuning.momentum,
+                weight_decay=tuning.weight_decay,
+                batch=tuning.batch,
+                schedule=tuning.schedule,
+                distill=tuning.distill,
+                seed=asked.seed,
+                threads=self.threads,
+            ),
+        )
+
+    def _expected_s(self, search: hdap.Settings) -> float:
+        each = (
+            search.samples * search.measurement_seconds
+            + search.evaluations * search.accuracy_images / 1500
+            + search.recipe.epochs * search.epoch_seconds
+        )
+        return _PREPARE_S + search.outer_iterations * each + _EXPORT_S + _QUANTIZE_S
+
+    def _cancelled(self) -> bool:
+        return self.folder.cancelled
+
+    def _export(
+        self, network: nn.Module, pruned: nn.Module, example: Any
+    ) -> tuple[Exported, Exported]:
+        """Write the original and the pruned network, each compared with torch."""
+        self.reporter.started("export", total=2, weight=_EXPORT_S)
+        before = export(network, example, self.folder.work / "original.onnx")
+        self.reporter.advanced("export", 1)
+        after = export(pruned, example, self.folder.work / "pruned.onnx")
+        self.reporter.finished("export", difference=after.difference)
+        return before, after
+
+    def _decide(
+        self,
+        original: Exported,
+        pruned: Exported,
+        dataset: data.Dataset,
+        metrics: Any,
+    ) -> tuple[Exported, dict[str, Any]]:
+        """Choose between float and int8 by what the representatives measure."""
+        candidates = {"fp32": pruned}
+        if self.asked.quantize != "never":
+            self.reporter.started("quantize", weight=_QUANTIZE_S)
+            candidates["int8"] = quantize_static(
+                pruned.path,
+                self.folder.work / "int8.onnx",
+                dataset.calibration_images,
+                isa(*self._instruction_set()),
+            )
+            self.reporter.finished("quantize", bytes=candidates["int8"].bytes)
+        accuracy = {
+            name: onnx_accuracy(found.path, dataset.selection_images, dataset.selection_labels)
+            for name, found in candidates.items()
+        }
+        medians = self._compare({"original": original, **candidates})
+        before = float(metrics["accuracy_before"]["selection"])
+        speedups = {
+            name: _speedup(self.clusters, medians, original.digest, found.digest)
+            for name, found in candidates.items()
+        }
+        good = {
+            name
+            for name in candidates
+            if 100 * (before - accuracy[name]) <= self.asked.maximum_drop + 1e-9
+        }
+        choice = _choose(self.asked.quantize, good, speedups, self._margin())
+        self.reporter.noted(
+            "decide",
+            "; ".join(
+                f"{name}: {speedups[name]:.2f}x measured on the representatives, "
+                f"{accuracy[name]:.2%} of the selection split right"
+                for name in candidates
+            )
+            + f"; {choice} is taken",
+        )
+        return candidates[choice], {
+            "precision": choice,
+            "measured_speedup": speedups[choice],
+            "measured_speedups": speedups,
+            "selection_accuracy": accuracy[choice],
+            "selection_accuracies": accuracy,
+        }
+
+    def _margin(self) -> float:
+        return 1 + self.settings.deploy.margin_percent / 100
+
+    def _instruction_set(self) -> tuple[str, Sequence[str]]:
+        """Ask a representative for its machine and flags; the answer is kept for a resumed job."""
+        path = self.folder.work / "facts.json"
+        if path.exists():
+            facts = json.loads(path.read_text())
+            return str(facts["machine"]), list(facts["isa"])
+        for cluster in self.clusters:
+            for device in cluster.devices:
+                try:
+                    facts = gather(self.fleet.pool.get(self.fleet.members[device]))
+                except DeviceError:
+                    continue
+                write_json(path, {"machine": facts.get("machine"), "isa": facts.get("isa", [])})
+                return self._instruction_set()
+        raise ValueError("no device can be asked for its instruction set; resume the job later")
+
+    def _compare(self, candidates: dict[str, Exported]) -> dict[tuple[int, str], float]:
+        """Time the candidates side by side on every cluster; return medians by cluster and digest.
+
+        What was measured is kept, so that a resumed job decides the same.
+        """
+        path = self.folder.work / "decision.json"
+        wanted = sorted(found.digest for found in candidates.values())
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["models"] == wanted:
+                return {(row[0], row[1]): row[2] for row in kept["medians"]}
+        self.reporter.started("decide", total=len(candidates) * len(self.clusters), weight=6.0)
+        medians: dict[tuple[int, str], float] = {}
+        for cluster in self.clusters:
+            for device in cluster.devices:
+                pairs = [(found.path, device) for found in candidates.values()]
+                found = list(self.measure(pairs, self._cancelled))
+                if self._cancelled():
+                    raise Cancelled
+                if found and all(one.ok for one in found):
+                    medians |= {(cluster.id, one.model): one.median_ms for one in found}
+                    break
+            self.reporter.advanced("decide", len(medians))
+        if not medians:
+            raise ValueError("no device can be measured any more; resume the job later")
+        rows = [[cluster, digest, ms] for (cluster, digest), ms in medians.items()]
+        write_json(path, {"models": wanted, "medians": rows})
+        self.reporter.finished("decide")
+        return medians
+
+    def _register(
+        self,
+        chosen: Exported,
+        compared: dict[str, Any],
+        result: hdap.Result,
+        dataset: data.Dataset,
+        example: Any,
+    ) -> dict[str, Any]:
+        """Put the artifact into the store, with its lineage."""
+        target = self.settings.state_dir / "models" / f"{chosen.digest}.onnx"
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        aside = target.with_suffix(f".{os.getpid()}.part")
+        aside.write_bytes(chosen.path.read_bytes())
+        aside.replace(target)
+        paper = profile(result.network, example, target)
+        metrics = {
+            **dict(result.metrics),
+            **compared,
+            "test_accuracy": onnx_accuracy(target, dataset.test_images, dataset.test_labels),
+            "test_accuracy_before": result.metrics["accuracy_before"]["test"],
+            "parameters": paper.parameters,
+            "macs": paper.macs,
+            "nonzeros": paper.nonzeros,
+            "compressed_bytes": paper.compressed_bytes,
+            "design": json.loads(result.design.to_json()),
+            "stopped": result.stopped,
+            "data": dataset.name,
+            "emulated": any(d.emulated for d in self.settings.devices),
+        }
+        name = f"{self.asked.network}-{self.folder.name}"
+        store = open_store(self.settings.database)
+        try:
+            row = table.add(
+                store,
+                name=name,
+                digest=chosen.digest,
+                path=target,
+                kind="artifact",
+                size=chosen.bytes,
+                parent=self.request.get("parent", ""),
+                job=self.folder.name,
+                metrics=metrics,
+            )
+        finally:
+            store.close()
+        return {"model": row.name, "digest": row.digest, "path": row.path, "metrics": metrics}
+
+
+@contextmanager
+def _measuring(
+    settings: Settings, request: dict[str, Any]
+) -> Iterator[tuple[Fleet, Callable[..., Iterator[Latency]]]]:
+    names = {name for cluster in request["clusters"] for name in cluster["devices"]}
+    members = [device for device in settings.devices if device.name in names]
+    # Candidates are many and of no use afterwards: they do not stay on the devices.
+    bench = Bench.of(settings.benchmark, keep_models=False)
+    with Fleet.of(settings, bench, members) as fleet:
+        yield fleet, fleet.measure
+
+
+def _asked(request: dict[str, Any]) -> Compression:
+    return msgspec.convert(request["compression"], Compression)
+
+
+def _speedup(
+    clusters: Sequence[Cluster], medians: dict[tuple[int, str], float], old: str, new: str
+) -> float:
+    """Mean latency over the fleet, old by new; each cluster counts by its size."""
+    usable = [c for c in clusters if (c.id, old) in medians and (c.id, new) in medians]
+    sizes = np.array([c.size for c in usable], dtype=float)
+    before = np.array([medians[c.id, old] for c in usable])
+    after = np.array([medians[c.id, new] for c in usable])
+    return float((sizes * before).sum() / (sizes * after).sum())
+
+
+def _choose(wish: str, good: set[str], speedups: dict[str, float], margin: float) -> str:
+    if wish == "always":
+        return "int8"
+    if "int8" in good and speedups["int8"] > margin * speedups["fp32"]:
+        return "int8"
+    return "fp32"

@@ -1,0 +1,120 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import click.testing
+import pytest
+
+from hdap_tui.cli.app import build
+from hdap_tui.commands import COMMANDS, Command
+from hdap_tui.errors import ExitCode
+
+
+def hdap(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "hdap_tui", *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+        env={**os.environ, **env},
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    (tmp_path / "fleet.toml").write_text(
+        '[fleet]\nname = "t"\nstate = "state"\n[[devices]]\nname = "a"\nhost = "127.0.0.1"\n'
+    )
+    return tmp_path
+
+
+def verb(command: Command) -> click.Command:
+    found: click.Command = build(lambda _context: 0)
+    for word in command.name.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.name)
+def test_every_command_has_a_verb_with_json_a_key_and_something_to_run(command: Command) -> None:
+    names = {parameter.name for parameter in verb(command).params}
+    assert "as_json" in names
+    assert {p.name.replace("-", "_") for p in command.parameters} <= names
+    assert command.key
+    assert command.help.endswith(".")
+    assert callable(command.load())
+
+
+def test_no_two_commands_share_a_key_or_a_name() -> None:
+    assert len({c.key for c in COMMANDS}) == len(COMMANDS)
+    assert len({c.name for c in COMMANDS}) == len(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.name)
+def test_the_help_of_every_command_works(command: Command) -> None:
+    done = click.testing.CliRunner().invoke(
+        build(lambda _context: 0), [*command.name.split(), "--help"]
+    )
+    assert done.exit_code == 0
+    assert command.help.split()[0] in done.output
+
+
+def test_data_goes_to_standard_output_as_one_json_document(fleet: Path) -> None:
+    done = hdap("config", "show", "--json", cwd=fleet)
+    document = json.loads(done.stdout)
+    assert done.returncode == ExitCode.DONE
+    assert document["schema_version"] == 1
+    assert document["devices"][0]["name"] == "a"
+
+
+def test_a_group_without_a_verb_shows_its_list(fleet: Path) -> None:
+    assert json.loads(hdap("jobs", "--json", cwd=fleet).stdout)["jobs"] == []
+
+
+def test_a_wrong_key_in_the_file_is_one_sentence_and_exit_status_two(fleet: Path) -> None:
+    (fleet / "fleet.toml").write_text("[benchmark]\nbloks_min = 3\n")
+    done = hdap("config", "check", cwd=fleet)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "fleet.toml:2" in done.stderr
+    assert "bloks_min" in done.stderr
+    assert "blocks_min" in done.stderr.replace("bloks_min", "")
+
+
+def test_an_unknown_option_is_one_sentence_and_exit_status_two(fleet: Path) -> None:
+    done = hdap("jobs", "list", "--jsn", cwd=fleet)
+    assert done.returncode == ExitCode.USAGE
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_settings_file_one_is_told_how_to_name_one(tmp_path: Path) -> None:
+    done = hdap("config", "check", cwd=tmp_path, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
+    assert done.returncode == ExitCode.USAGE
+    assert "--config" in done.stderr
+
+
+def test_the_dashboard_refuses_what_is_no_terminal_and_names_the_command_line(fleet: Path) -> None:
+    done = hdap(cwd=fleet)
+    assert done.returncode == ExitCode.USAGE
+    assert "--json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dangerous_command_without_a_terminal_wants_yes(fleet: Path) -> None:
+    done = hdap("rollback", cwd=fleet)
+    assert done.returncode == ExitCode.REFUSED
+    assert "--yes" in done.stderr
+
+
+def test_doctor_names_what_it_checked(fleet: Path) -> None:
+    done = hdap("doctor", "--json", cwd=fleet)
+    checks = {c["name"]: c["ok"] for c in json.loads(done.stdout)["checks"]}
+    assert {"python", "packages", "settings", "database"} <= set(checks)
