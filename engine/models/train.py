@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> dict[str, object]:
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from engine import data
     from engine.compress.evaluate import accuracy
@@ -66,7 +66,7 @@ def _train(options: argparse.Namespace) -> dict[str, object]:
     result = finetune(
         model, dataset, recipe, reporter=Reporter("train", _say), checkpoint=checkpoint
     )
-    save_file({n: t.contiguous() for n, t in model.state_dict().items()}, options.out)
+    options.out.write_bytes(save({n: t.contiguous() for n, t in model.state_dict().items()}))
     checkpoint.unlink(missing_ok=True)
     return {
         "network": options.network,
@@ -75,7 +75,7 @@ def _train(options: argparse.Namespace) -> dict[str, object]:
         "test_accuracy": round(accuracy(model, dataset.test_images, dataset.test_labels), 4),
         "selection_accuracy": round(result.accuracy, 4),
         "best_epoch": result.best_epoch,
-        "classes": list(dataset.classes),
+        "classes": len(dataset.classes),
         "test_images": len(dataset.test_labels),
         "torch": torch.__version__,
         "machine": platform.machine(),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from engine import models
+from engine import data, models
+from engine.compress.evaluate import accuracy
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -76,3 +78,14 @@ def test_the_public_resnet20_reaches_its_published_accuracy() -> None:
     with torch.no_grad():
         found = net(torch.from_numpy(images.copy()).float() / 255).argmax(1).numpy()
     assert 0.90 < float((found == labels).mean()) < 0.94
+
+
+def test_the_shipped_weights_have_the_accuracy_that_stands_beside_them() -> None:
+    path = models.SHIPPED["resnet20-digits"]
+    record = json.loads(path.with_suffix(".json").read_text())
+    digits = data.load(record["data"], record["seed"])
+    net = models.load_weights(models.build(record["network"], record["classes"]), path)
+    found = accuracy(net, digits.test_images, digits.test_labels)
+    assert found >= 0.985
+    assert round(found, 4) == record["test_accuracy"]
+    assert path.stat().st_size < 1.2e6
