@@ -16,6 +16,7 @@ import engine.runner
 from engine.latency import Latency
 from hdap_tui import schedule, slots
 from hdap_tui.errors import UserError
+from hdap_tui.lab.addresses import Address, addresses
 from hdap_tui.ssh.keys import Passphrase
 from hdap_tui.ssh.pool import Connections
 from hdap_tui.ssh.sockets import never
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "Fleet", "OnStage", "target_of", "targets"]
 
 
-def target_of(settings: Settings, device: Device) -> Target:
-    """Return how a device of the settings is reached."""
+def target_of(settings: Settings, device: Device, lab: Address | None = None) -> Target:
+    """Return how a device of the settings is reached; `lab` is where an emulated one listens."""
     ssh = settings.ssh
     connect = ssh.connect_timeout_s
+    address = lab or device
     return Target(
         name=device.name,
-        host=device.host,
-        port=device.port,
-        user=device.user,
-        identity=device.identity,
+        host=address.host,
+        port=address.port,
+        user=address.user,
+        identity=address.identity,
         known_hosts=settings.known_hosts,
         timeouts=Timeouts(
             connect=connect,
@@ -58,7 +60,11 @@ def target_of(settings: Settings, device: Device) -> Target:
 def targets(settings: Settings, devices: Iterable[Device] | None = None) -> tuple[Target, ...]:
     """Return how the devices are reached; all of the fleet where none are named."""
     chosen = settings.devices if devices is None else devices
-    return tuple(target_of(settings, device) for device in chosen)
+    lab = addresses(settings.state_dir)
+    return tuple(
+        target_of(settings, device, lab.get(device.name) if device.emulated else None)
+        for device in chosen
+    )
 
 
 class Fleet:

@@ -1,0 +1,119 @@
+"""Watch a fleet: sweeps on a schedule, canary rounds in between, clusters, drift, alerts.
+
+    sweep -> measurements -> clusters;  canary round -> residuals -> drift -> alerts
+
+One process watches a fleet at a time; the lock that says so ends with the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from engine.latency import Latency
+from hdap_tui.clustering import cluster_fleet
+from hdap_tui.context import Context
+from hdap_tui.errors import RefusedError, UserError
+from hdap_tui.measuring import Measuring
+from hdap_tui.store import activity, measurements
+from hdap_tui.store.records import AlertRow, ModelRow
+
+
+class Watcher:
+    """Sweeps, canary rounds, and what follows from them."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.settings, self.store = context.settings, context.store
+        self.measuring = Measuring(context)
+
+    def run(
+        self,
+        cancelled: Callable[[], bool],
+        rounds: int | None = None,
+        until_alert: bool = False,
+    ) -> list[AlertRow]:
+        """Watch until cancelled, until so many canary rounds are done, or until an alert opens.
+
+        Returns:
+            The alerts that opened meanwhile.
+
+        Raises:
+            RefusedError: another process watches this fleet.
+        """
+        opened: list[AlertRow] = []
+        with self._alone(), self.measuring:
+            done = 0
+            while not cancelled() and (rounds is None or done < rounds):
+                if self._sweep_is_due():
+                    self.sweep()
+                else:
+                    opened += self.canary()
+                    done += 1
+                    if opened and until_alert:
+                        break
+                self._wait(self.settings.watch.canary_every_s, cancelled)
+        activity.set_activity(self.store, "")
+        return opened
+
+    def sweep(self, names: Sequence[str] | None = None) -> list[Latency]:
+        """Time the probes and the deployed model on every device, then cluster the fleet."""
+        chosen = names or [device.name for device in self.settings.devices]
+        probes = [self.measuring.models[probe.name] for probe in self.settings.probes]
+        visits = {name: [*probes, self.measuring.deployed(name)] for name in chosen}
+        self._say("sweep")
+        found = self.measuring.run("sweep", visits)
+        if not self.context.cancelled():
+            common = Counter(models[-1].digest for models in visits.values()).most_common(1)[0][0]
+            deployed = next(m[-1] for m in visits.values() if m[-1].digest == common)
+            self._cluster([*probes, deployed])
+        return found
+
+    def canary(self) -> list[AlertRow]:
+        """Time only the deployed model in one short block; return the alerts that opened."""
+        visits = {
+            device.name: [self.measuring.deployed(device.name)] for device in self.settings.devices
+        }
+        self._say("canary round")
+        found = self.measuring.run("canary", visits, self.measuring.canary())
+        if self.context.cancelled():
+            return []
+        raise NotImplementedError
+
+    def _cluster(self, models: Sequence[ModelRow]) -> None:
+        try:
+            cluster_fleet(self.settings, self.store, models, self.measuring.last_sweep)
+        except UserError as error:
+            self.context.reporter.noted("clusters", str(error))
+
+    def _sweep_is_due(self) -> bool:
+        last = measurements.last_finished(self.store, "sweep")
+        if last is None:
+            return True
+        age = datetime.now(UTC) - datetime.fromisoformat(last[1])
+        return age.total_seconds() >= self.settings.watch.sweep_every_s
+
+    def _wait(self, seconds: float, cancelled: Callable[[], bool]) -> None:
+        jitter = self.settings.watch.jitter
+        end = time.monotonic() + seconds * random.uniform(1 - jitter, 1 + jitter)
+        self._say(f"next round in {seconds:.0f} s", seconds + 30)
+        while time.monotonic() < end and not cancelled():
+            time.sleep(0.1)
+
+    def _say(self, text: str, valid_s: float = 600.0) -> None:
+        activity.set_activity(self.store, text, valid_s)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        path = self.settings.state_dir / "watch.lock"
+        with path.open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RefusedError("Another process watches this fleet already.") from error
+            yield
