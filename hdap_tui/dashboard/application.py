@@ -1,0 +1,347 @@
+"""The dashboard: the registry of commands as a screen.
+
+Everything slow happens in threads: reading the store in workers, commands in `tasks`. What comes
+back is a message, and only message handlers here change what is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from textual import on, work
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.command import Provider
+from textual.screen import Screen
+from textual.worker import Worker, WorkerState
+
+from hdap_tui.commands import COMMANDS
+from hdap_tui.dashboard import announce
+from hdap_tui.dashboard.desk import Desk
+from hdap_tui.dashboard.formats import utc_now
+from hdap_tui.dashboard.grammar import Call, Selection
+from hdap_tui.dashboard.messages import Asked, Polled, PollFailed, TaskEnded, TaskMoved
+from hdap_tui.dashboard.screens.base import HdapScreen, TableView
+from hdap_tui.dashboard.screens.fleet import FleetScreen
+from hdap_tui.dashboard.source import Source
+from hdap_tui.dashboard.theme import ANSI, DARK, palette, pick_look
+from hdap_tui.errors import UserError
+from hdap_tui.store.records import FleetSnapshot
+from hdap_tui.text import clean
+
+log = logging.getLogger("hdap_tui.dashboard")
+
+POLL_S = 0.5
+TICK_S = 5.0
+
+
+# The key of "devices show" opens what is selected, whatever that is.
+_REGISTRY_KEYS = [
+    Binding(command.key, f"command({command.name!r})", command.help, show=False)
+    for command in COMMANDS
+    if command.key != "enter"
+]
+
+
+def _commands_provider() -> type[Provider]:
+    from hdap_tui.dashboard.palette import RegistryProvider
+
+    return RegistryProvider
+
+
+class HdapApp(App[None]):
+    """The application: owns the latest snapshot, and starts what keys and prompt ask for."""
+
+    CSS_PATH = "dashboard.tcss"
+    TITLE = "hdap"
+    ENABLE_COMMAND_PALETTE = True
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_commands_provider}
+    NOTIFICATION_TIMEOUT = 6
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *_REGISTRY_KEYS,
+        Binding("enter", "enter", "open what is selected", show=False),
+        Binding("colon", "prompt", "type a command", show=False),
+        Binding("slash", "filter", "filter the table", show=False),
+        Binding("question_mark", "help", "all keys and commands", show=False),
+        Binding("escape", "back", "one step back", show=False),
+        Binding("v", "result", "show the latest result again", show=False),
+        Binding("C", "stop", "stop the commands that run here", show=False),
+        Binding("q", "quit", "quit; jobs go on", show=False),
+        Binding("ctrl+c", "quit", "quit", show=False),
+    ]
+
+    def __init__(self, source: Source, watch: bool = False) -> None:
+        self.look = pick_look(os.environ)
+        super().__init__(ansi_color=True if self.look != "dark" else None)
+        self.source = source
+        self.palette = palette(self.look)
+        self.now = utc_now
+        self.snapshot: FleetSnapshot | None = None
+        self.watching = False
+        self.activity = ""
+        self._said = ""
+        self.marks: frozenset[str] = frozenset()
+        self.desk = Desk(self)
+        self.fatal: UserError | None = None
+        self._version = -1
+        self._watch_at_start = watch
+        self._failures = 0
+        for theme in (DARK, ANSI):
+            self.register_theme(theme)
+        self.theme = (DARK if self.look == "dark" else ANSI).name
+
+    @property
+    def read_only(self) -> bool:
+        """Whether dangerous commands are refused."""
+        return self.source.read_only
+
+    # ------------------------------------------------------------------------------ start and end
+
+    def get_default_screen(self) -> Screen[Any]:
+        """Open with the fleet; the other views are made when they are first opened."""
+        screen = FleetScreen()
+        self.install_screen(screen, "fleet")
+        return screen
+
+    def on_mount(self) -> None:
+        """Catch the signals that would leave the terminal in disorder, and ask for data."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            try:
+                loop.add_signal_handler(number, self._leave, number)
+            except (RuntimeError, ValueError):  # not the main thread, as in some tests
+                break
+        self.set_interval(TICK_S, self._tick)
+        self.call_after_refresh(self._poll)
+
+    def _leave(self, number: int) -> None:
+        self.desk.tasks.cancel()
+        self.exit(return_code=128 + number)
+
+    def action_quit(self) -> None:  # type: ignore[override]
+        """Quit; commands that run in here are asked about first, jobs go on by themselves."""
+        if not self.desk.tasks.running:
+            self.exit()
+            return
+        names = [task.call.text for task in self.desk.tasks.running]
+        self.confirm("Quit, and stop the commands that run in the dashboard?", names, self._quit)
+
+    def _quit(self) -> None:
+        self.desk.tasks.cancel()
+        self.exit()
+
+    # ------------------------------------------------------------------------------ live data
+
+    @work(thread=True, group="poll", exit_on_error=False)
+    def _poll(self) -> None:
+        source = self.source
+        try:
+            version = source.version()
+            snapshot = source.snapshot() if version != self._version else None
+            seen = version if snapshot is None else snapshot.version
+            self.post_message(
+                Polled(seen, snapshot, source.watching, source.activity(), source.said)
+            )
+        except Exception as error:
+            self.post_message(PollFailed(error))
+
+    @on(Polled)
+    def _polled(self, message: Polled) -> None:
+        self.set_timer(POLL_S, self._poll)  # armed only now, so that polls never overlap
+        self._failures = 0
+        changed = (message.watching, message.activity) != (self.watching, self.activity)
+        if message.said and message.said != self._said:
+            self.say(message.said, "warning")
+        self._said = message.said
+        self.watching, self.activity = message.watching, message.activity
+        if message.snapshot is not None:
+            before, self.snapshot = self.snapshot, message.snapshot
+            if before is None and self._watch_at_start and not message.activity:
+                self.desk.toggle_watcher()  # nobody else watches
+            self._version = message.version
+            for sentence, severity in announce.news(before, message.snapshot):
+                self.say(sentence, severity)
+            self._show_data()
+        elif changed:
+            self.refresh_frame()
+
+    @on(PollFailed)
+    def _poll_failed(self, message: PollFailed) -> None:
+        error = message.error
+        if self.snapshot is None and isinstance(error, UserError):
+            self.fatal = error  # nothing to show: the sentence belongs on the shell
+            self.exit(return_code=int(error.exit_code))
+            return
+        self._failures += 1
+        if self._failures == 1:
+            self.say(f"The fleet cannot be read: {error}", "error")
+            log.error("poll failed", exc_info=error)
+        self.set_timer(min(30.0, POLL_S * 2**self._failures), self._poll)
+
+    def _show_data(self) -> None:
+        if isinstance(self.screen, HdapScreen):
+            self.screen.refresh_frame()
+            self.screen.refresh_data()
+
+    def refresh_frame(self) -> None:
+        """Show header, running commands and keys anew."""
+        if isinstance(self.screen, HdapScreen):
+            self.screen.refresh_frame()
+
+    def _tick(self) -> None:
+        if isinstance(self.screen, HdapScreen):
+            self.screen.tick()
+
+    @on(Worker.StateChanged)
+    def _worker_ended(self, event: Worker.StateChanged) -> None:
+        if event.state is WorkerState.ERROR and event.worker.error is not None:
+            error = event.worker.error
+            log.error("%s failed", event.worker.name, exc_info=error)
+            text = (
+                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            )
+            self.say(text, "error")
+
+    # ------------------------------------------------------------------------------ commands
+
+    def selection(self) -> Selection:
+        """Return what is selected on the topmost of our screens."""
+        for screen in reversed(self.screen_stack):
+            if isinstance(screen, HdapScreen):
+                return screen.selection()
+        return Selection()
+
+    def action_command(self, name: str) -> None:
+        """Do what a key of the registry stands for."""
+        self.desk.press(name)
+
+    def action_enter(self) -> None:
+        """Open what is selected."""
+        self.desk.enter()
+
+    @on(TaskMoved)
+    def _task_moved(self, message: TaskMoved) -> None:
+        message.task.state = message.state
+        self.desk.moved()
+
+    @on(TaskEnded)
+    def _task_ended(self, message: TaskEnded) -> None:
+        self.desk.ended(message.task)
+
+    @on(Asked)
+    def _asked(self, message: Asked) -> None:
+        from hdap_tui.dashboard.screens.confirm import ConfirmScreen
+
+        question = message.question
+        self.push_screen(
+            ConfirmScreen(question.text, question.touched, question.note),
+            lambda answer: question.reply(bool(answer)),
+        )
+
+    def confirm(self, text: str, touched: list[str], then: Callable[[], None]) -> None:
+        """Ask, and go on where the answer is yes."""
+        from hdap_tui.dashboard.screens.confirm import ConfirmScreen
+
+        self.push_screen(ConfirmScreen(text, touched), lambda answer: then() if answer else None)
+
+    # ------------------------------------------------------------------------------ screens
+
+    def open_view(self, view: str, call: Call) -> None:
+        """Open a view, and select in it what the call names."""
+        if view == "device":
+            from hdap_tui.dashboard.screens.device import DeviceScreen
+
+            name = str(call.given["device"])
+            if isinstance(self.screen, DeviceScreen):
+                self.pop_screen()
+            self.push_screen(DeviceScreen(name))
+            return
+        target = "jobs" if view == "job" else view
+        if getattr(self.screen, "view", "") != target:
+            # The fleet is always at the bottom, the other views lie on it one at a time.
+            while len(self.screen_stack) > 1:
+                self.pop_screen()
+            if target != "fleet":
+                if not self.is_screen_installed(target):
+                    self.install_screen(_make_view(target), target)
+                self.push_screen(target)
+        if view == "job":
+            screen = self.get_screen(target)
+            self.call_after_refresh(screen.open_job, str(call.given.get("job", "")))  # type: ignore[attr-defined]
+
+    async def action_back(self) -> None:
+        """One step back: what the screen can undo, else the screen below, at last the fleet."""
+        screen = self.screen
+        if isinstance(screen, HdapScreen) and screen.step_back():
+            return
+        if len(self.screen_stack) > 1:
+            self.pop_screen()
+
+    def action_prompt(self, text: str = "") -> None:
+        """Open the prompt, with the beginning of a line where something is missing."""
+        from hdap_tui.dashboard.screens.prompt import PromptScreen
+
+        self.push_screen(PromptScreen(text), lambda line: self.desk.type(line or ""))
+
+    def action_filter(self) -> None:
+        """Open the filter of the screen's table."""
+        if isinstance(self.screen, TableView):
+            self.screen.action_filter()
+        else:
+            self.say("There is no table to filter here.")
+
+    def action_help(self) -> None:
+        """Open or close the help."""
+        from hdap_tui.dashboard.screens.help import HelpScreen
+
+        if isinstance(self.screen, HelpScreen):
+            self.pop_screen()
+        else:
+            self.push_screen(HelpScreen())
+
+    def action_result(self) -> None:
+        """Show the latest result."""
+        from hdap_tui.dashboard.screens.result import ResultScreen
+
+        if self.desk.last is None:
+            self.say("There is no result yet.")
+            return
+        if isinstance(self.screen, ResultScreen):
+            self.pop_screen()
+        self.push_screen(ResultScreen(*self.desk.last))
+
+    def action_stop(self) -> None:
+        """Stop the commands that run in the dashboard."""
+        self.desk.stop()
+
+    # ------------------------------------------------------------------------------ what is said
+
+    def say(self, sentence: str, severity: str = "information") -> None:
+        """Show a sentence for a few seconds."""
+        self.notify(clean(sentence, 400), severity=severity, markup=False)  # type: ignore[arg-type]
+
+
+def _make_view(name: str) -> HdapScreen:
+    """Import and make a view; the map and the charts bring numpy with them."""
+    if name == "map":
+        from hdap_tui.dashboard.screens.map import MapScreen
+
+        return MapScreen()
+    if name == "alerts":
+        from hdap_tui.dashboard.screens.alerts import AlertsScreen
+
+        return AlertsScreen()
+    if name == "jobs":
+        from hdap_tui.dashboard.screens.jobs import JobsScreen
+
+        return JobsScreen()
+    if name == "models":
+        from hdap_tui.dashboard.screens.models import ModelsScreen
+
+        return ModelsScreen()
+    return FleetScreen()

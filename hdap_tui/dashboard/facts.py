@@ -1,0 +1,237 @@
+"""Paragraphs of facts beside the tables and pictures; every word from elsewhere is made safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.text import Text
+
+from hdap_tui.dashboard.formats import (
+    age,
+    alert_sentence,
+    change,
+    clock_time,
+    count,
+    interval_ms,
+    letter,
+    ms,
+    number,
+    size,
+)
+from hdap_tui.dashboard.theme import Palette
+from hdap_tui.store.records import (
+    AlertEvent,
+    AlertRow,
+    ClusterMap,
+    DeviceRow,
+    FleetSnapshot,
+    ModelRow,
+)
+from hdap_tui.text import clean
+
+_LABEL = 10
+_METRICS = {
+    "accuracy": "accuracy",
+    "parameters": "parameters",
+    "macs": "multiply-adds",
+    "precision": "precision",
+}
+
+
+def pairs(
+    rows: Iterable[tuple[str, str | Text]], palette: Palette, room: int, width: int = _LABEL
+) -> Text:
+    """Return lines of a label and what it is, the latter folded into its own column."""
+    lines = []
+    for label, value in rows:
+        text = value if isinstance(value, Text) else Text(value)
+        for i, part in enumerate(folded(text, max(8, room - width - 1))):
+            line = Text(f"{'' if i else label:<{width}} ", style=palette["muted"])
+            lines.append(Text.assemble(line, part))
+    return Text("\n").join(lines)
+
+
+def folded(text: Text, room: int) -> list[Text]:
+    """Return a text as lines of at most `room` characters, broken at blanks where possible."""
+    lines = []
+    while len(text) > room:
+        cut = text.plain.rfind(" ", 0, room + 1)
+        cut = cut if cut > 0 else room
+        lines.append(text[:cut])
+        text = text[cut:]
+        while text.plain.startswith(" "):
+            text = text[1:]
+    return [*lines, text] if text or not lines else lines
+
+
+def device_facts(
+    row: DeviceRow, snapshot: FleetSnapshot, now: datetime, palette: Palette, room: int
+) -> Text:
+    """Return what is known about a device."""
+    title = Text(clean(row.name, 80), style=palette["title"])
+    if row.emulated:
+        title.append("  ")
+        title.append(" EMULATED ", palette["badge"])
+    alerts = [a for a in snapshot.alerts if a.subject == row.name and a.state != "resolved"]
+    facts: list[tuple[str, str | Text]] = [
+        ("state", Text(state_sentence(row, now), style=palette[row.state])),
+        ("model", f"{clean(row.model, 60) or '–'} {row.model_digest[:12]}".rstrip()),
+        ("latency", _latency(row, palette)),
+        ("baseline", _baseline(row)),
+        ("cluster", cluster_words(row, snapshot.map, palette)),
+        ("alert", _alert(alerts, palette)),
+        ("tags", clean(", ".join(row.tags), 120) or "–"),
+    ]
+    return Text("\n").join([title, pairs(facts, palette, room)])
+
+
+def state_sentence(row: DeviceRow, now: datetime) -> str:
+    """Return a device's state as a sentence."""
+    seen = age(row.seen_at, now)
+    since = f", last seen {seen} ago" if seen else ""
+    match row.state:
+        case "ok":
+            return f"ok, reached {seen} ago" if seen else "ok"
+        case "busy":
+            return f"busy: {clean(row.stage, 80) or 'being measured'}"
+        case "unknown":
+            return "not reached yet: press c to connect"
+    why = ": ".join(clean(part, 160) for part in (row.error, row.detail) if part)
+    return f"{row.state}{f', {why}' if why else ''}{since}"
+
+
+def cluster_words(row: DeviceRow, clustering: ClusterMap, palette: Palette) -> Text:
+    """Return a device's cluster: letter, what tells it apart, whether it stands for it."""
+    if row.cluster is None:
+        return Text("not clustered yet: press s for a sweep", style=palette["muted"])
+    text = Text()
+    if row.cluster < 0:
+        return text.append("noise: like no other device", palette["noise"])
+    text.append(letter(row.cluster), palette.cluster(row.cluster))
+    text.append(", representative" if row.representative else "", palette["accent"])
+    found = next((c for c in clustering.clusters if c.id == row.cluster), None)
+    if found is not None:
+        text.append(f" of {count(found.size, 'device')}")
+        text.append(f", {clean(found.note, 120)}" if found.note else "", palette["muted"])
+    return text
+
+
+def cluster_lines(clustering: ClusterMap, palette: Palette, width: int) -> Text:
+    """Return the clusters one below the other: letter, size, medians by model, note."""
+    lines = []
+    for row in clustering.clusters:
+        line = Text()
+        line.append(f" {letter(row.id)} ", palette.cluster(row.id))
+        line.append(f" {count(row.size, 'device')}", palette["strong"])
+        line.append(f", like {clean(row.representative, 40)}", palette["muted"])
+        lines.append(line)
+        medians = [f"{clean(name, 20)} {ms(v)}" for name, v in row.median_ms.items()]
+        lines += [Text(f"    {part}") for part in _wrapped(medians, width - 4)]
+        if row.note:
+            lines.append(Text(f"    {clean(row.note, 160)}", style=palette["muted"]))
+    noise = sum(label < 0 for label in clustering.labels)
+    if noise:
+        lines.append(Text(f" {letter(-1)}  {count(noise, 'device')} like no other (noise)",
+                          style=palette["noise"]))  # fmt: skip
+    return Text("\n").join(lines)
+
+
+def alert_facts(
+    row: AlertRow, events: Sequence[AlertEvent], now: datetime, palette: Palette, room: int
+) -> Text:
+    """Return an alert in words, with its history."""
+    title = Text(f"{alert_sentence(row)}.", style=palette["strong"])
+    if row.emulated:
+        title.append("  ")
+        title.append(" EMULATED ", palette["badge"])
+    latency = f"{ms(row.baseline_ms)} → {ms(row.now_ms)} ms"
+    facts: list[tuple[str, str | Text]] = [
+        ("latency", f"{latency} ({change(row.size_percent, ' %')}) with {clean(row.model, 60)}"),
+        ("began", f"{clock_time(row.onset_at, now)} UTC, noticed {clock_time(row.opened_at, now)}"),
+    ]
+    if row.inhibited:
+        facts.append(("stands for", f"{count(row.inhibited, 'narrower alert')}"))
+    if row.reason:
+        facts.append(("reason", clean(row.reason, 200)))
+    lines = [title, pairs(facts, palette, room)]
+    for event in events:
+        line = Text(f"{clock_time(event.at, now):<10} ", style=palette["muted"])
+        line.append(clean(event.what, 40), palette["strong"])
+        line.append(f"  {clean(event.text, 200)}" if event.text else "")
+        lines.append(line)
+    return Text("\n").join(lines)
+
+
+def model_facts(row: ModelRow, models: Sequence[ModelRow], palette: Palette, room: int) -> Text:
+    """Return a model's lineage and what was measured when it was made."""
+    title = Text(clean(row.name, 80), style=palette["title"])
+    facts: list[tuple[str, str | Text]] = [
+        ("lineage", " ← ".join(lineage(row, models))),
+        ("file", f"{size(row.bytes)}, {row.digest[:16]}"),
+        ("runs on", count(row.deployed_on, "device")),
+    ]
+    if row.job:
+        facts.append(("made by", clean(row.job, 60)))
+    facts += [(clean(name, 24), value) for name, value in metric_pairs(row.metrics)]
+    return Text("\n").join([title, pairs(facts, palette, room, width=14)])
+
+
+def metric_pairs(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a model's metrics for a person, the well-known ones first."""
+    known = [name for name in _METRICS if name in metrics]
+    rest = [name for name in metrics if name not in _METRICS]
+    return [(_METRICS.get(name, name), metric(name, metrics[name])) for name in known + rest]
+
+
+def metric(name: str, value: Any) -> str:
+    """Return one metric: shares as per cent, large numbers grouped."""
+    if "accuracy" in name and isinstance(value, float) and 0 <= value <= 1:
+        return f"{100 * value:.2f} %"
+    return number(value)
+
+
+def lineage(row: ModelRow, models: Sequence[ModelRow]) -> list[str]:
+    """Return a model's name and the names of what it was made from, the eldest last."""
+    by_name = {model.name: model for model in models}
+    chain = [row.name]
+    while (parent := by_name[chain[-1]].parent if chain[-1] in by_name else "") and (
+        parent not in chain
+    ):
+        chain.append(parent)
+    return [clean(name, 60) for name in chain]
+
+
+def _latency(row: DeviceRow, palette: Palette) -> Text:
+    if row.latency_ms is None:
+        return Text("not measured yet", style=palette["muted"])
+    text = Text(f"{ms(row.latency_ms)} ms", style=palette["strong"])
+    between = interval_ms(row.low_ms, row.high_ms)
+    text.append(f"  ({between})" if between else "", palette["muted"])
+    if row.contended:
+        text.append(f"  {row.contended:.0%} contended", palette["warn"])
+    return text
+
+
+def _baseline(row: DeviceRow) -> str:
+    if row.baseline_ms is None:
+        return "still being learned"
+    return f"{ms(row.baseline_ms)} ms, now {change(row.change_percent, ' %')}"
+
+
+def _alert(alerts: Sequence[AlertRow], palette: Palette) -> Text:
+    if not alerts:
+        return Text("none", style=palette["muted"])
+    first = alerts[0]
+    return Text(f"{alert_sentence(first)} ({first.state})", style=palette[first.state])
+
+
+def _wrapped(words: Sequence[str], width: int) -> list[str]:
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + len(word) + 2 <= width:
+            lines[-1] += f"  {word}"
+        else:
+            lines.append(word[:width])
+    return lines

@@ -1,0 +1,52 @@
+"""A device's latencies as a chart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from hdap_tui.dashboard.formats import count, moment
+from hdap_tui.dashboard.widgets.chart import Plot, Series
+from hdap_tui.store.records import FleetSnapshot, Point
+
+MARKS = 8
+"""Changes of the model that are marked in the chart, the latest ones."""
+
+
+def history_plot(
+    points: Sequence[Point], snapshot: FleetSnapshot, baseline: float | None, now: datetime
+) -> Plot:
+    """Return the chart of the deployed models' latencies; probes are left out."""
+    probes = {model.name for model in snapshot.models if model.kind == "probe"}
+    timed = [(moment(p.at), p) for p in points if p.model not in probes or p.error]
+    known = [((t - now).total_seconds(), p) for t, p in timed if t is not None]
+    if not known:
+        return Plot(title="latency, ms")
+    unit, length = _unit(-known[0][0])
+    xs = [seconds / length for seconds, _ in known]
+    ys = [math.nan if p.error else p.median_ms for _, p in known]
+    return Plot(
+        title="latency, ms",
+        note=count(len(known), "measurement"),
+        series=(Series(xs, ys),),
+        marks=tuple(_changes(xs, [p for _, p in known])[-MARKS:]),
+        crosses=tuple(x for x, (_, p) in zip(xs, known, strict=True) if p.error),
+        levels=((baseline, "baseline"),) if baseline is not None else (),
+        x_text=lambda value: "now" if abs(value) < 1e-9 else f"{value:g} {unit}",
+        least=0.1 * max((y for y in ys if math.isfinite(y)), default=1.0),
+    )
+
+
+def _changes(xs: Sequence[float], points: Sequence[Point]) -> list[tuple[float, str]]:
+    """Return where the model changed: its place and the first letter of "model"."""
+    good = [(x, p.model) for x, p in zip(xs, points, strict=True) if p.model and not p.error]
+    return [(x, "M") for (_, before), (x, after) in pairwise(good) if before != after]
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds > 2 * length:
+            return unit, length
+    return "s", 1.0

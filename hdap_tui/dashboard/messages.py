@@ -1,0 +1,104 @@
+"""What worker threads and widgets tell the application."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+from hdap_tui.store.records import AlertEvent, FleetSnapshot, Point
+
+if TYPE_CHECKING:
+    from hdap_tui.dashboard.follow import JobView
+    from hdap_tui.dashboard.tasks import Task, TaskState
+
+
+@dataclass
+class Polled(Message):
+    """The store was asked; a snapshot where something had changed."""
+
+    version: int
+    snapshot: FleetSnapshot | None
+    watching: bool
+    activity: str = ""
+    said: str = ""
+
+    def can_replace(self, message: Message) -> bool:
+        """A later look at the store makes an earlier one pointless, unless it saw no change."""
+        return isinstance(message, Polled) and message.snapshot is not None
+
+
+@dataclass
+class PollFailed(Message):
+    """The store could not be read."""
+
+    error: Exception
+
+
+@dataclass
+class TaskMoved(Message):
+    """A running command got on."""
+
+    task: Task
+    state: TaskState
+
+    def can_replace(self, message: Message) -> bool:
+        """Only the latest state of a command is worth showing."""
+        return isinstance(message, TaskMoved) and message.task is self.task
+
+
+@dataclass
+class TaskEnded(Message):
+    """A command ended: with an outcome, or with what went wrong."""
+
+    task: Task
+
+
+@dataclass
+class Asked(Message):
+    """A command asks the operator, and its thread waits for the answer."""
+
+    question: Question
+
+
+@dataclass
+class HistoryRead(Message):
+    """A device's measurements were read."""
+
+    device: str
+    points: Sequence[Point]
+
+
+@dataclass
+class AlertEventsRead(Message):
+    """An alert's history was read."""
+
+    alert: int
+    events: Sequence[AlertEvent]
+
+
+@dataclass
+class JobRead(Message):
+    """A job's event stream was read on; None where nothing was new."""
+
+    job: str
+    view: JobView | None
+
+
+@dataclass
+class Question:
+    """A question, what it touches, and the answer once there is one."""
+
+    text: str
+    touched: Sequence[str]
+    note: str = ""
+    answered: threading.Event = field(default_factory=threading.Event)
+    answer: bool = False
+
+    def reply(self, answer: bool) -> None:
+        """Give the answer and let the asking thread go on."""
+        self.answer = answer
+        self.answered.set()

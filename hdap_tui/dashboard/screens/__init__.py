@@ -1,0 +1,1 @@
+"""The views, and what opens on top of them."""

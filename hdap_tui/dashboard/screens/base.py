@@ -1,0 +1,219 @@
+"""What all screens share: the lines around the body, live data, and the selection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Input, Label
+
+from hdap_tui.commands import BY_NAME
+from hdap_tui.dashboard.grammar import Selection
+from hdap_tui.dashboard.theme import Palette
+from hdap_tui.dashboard.widgets.header import fleet_line, tab_line
+from hdap_tui.dashboard.widgets.line import Line, Piece
+from hdap_tui.dashboard.widgets.table import Table
+from hdap_tui.store.records import FleetSnapshot
+
+if TYPE_CHECKING:
+    from hdap_tui.dashboard.application import HdapApp
+
+NARROW = 100
+"""Screens of fewer columns put their parts below each other."""
+
+
+class Hint(NamedTuple):
+    """A key at the foot of the screen."""
+
+    key: str
+    label: str
+    action: str
+
+
+def hint(command: str, label: str) -> Hint:
+    """Return the hint of a command of the registry."""
+    return Hint(BY_NAME[command].key, label, f"app.command({command!r})")
+
+
+COMMON = (
+    Hint(":", "command", "app.prompt"),
+    Hint("?", "help", "app.help"),
+    Hint("q", "quit", "app.quit"),
+)
+
+
+class HdapScreen(Screen[Any]):
+    """A screen with the fleet on top and its keys at the foot."""
+
+    view: ClassVar[str] = ""
+    """Name of the view, as the registry has it."""
+    hints: ClassVar[tuple[Hint, ...]] = ()
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW, "-wide")]  # noqa: RUF012
+    AUTO_FOCUS = "#main"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown_version: int | None = None
+
+    @property
+    def dash(self) -> HdapApp:
+        """The application."""
+        return cast("HdapApp", self.app)
+
+    @property
+    def palette(self) -> Palette:
+        """The styles in force."""
+        return self.dash.palette
+
+    def compose(self) -> ComposeResult:
+        """Lay the screen out."""
+        yield Line(self.palette, id="fleet")
+        yield Line(self.palette, id="tabs")
+        yield from self.body()
+        yield Line(self.palette, id="tasks")
+        yield Line(self.palette, id="keys")
+
+    def body(self) -> Iterable[Widget]:
+        """Return what stands between the header and the keys."""
+        return ()
+
+    def apply(self, snapshot: FleetSnapshot) -> None:
+        """Show a snapshot; only called while the screen is the one that is open."""
+
+    def tick(self) -> None:
+        """Show that time has passed."""
+
+    def selection(self) -> Selection:
+        """Return what is selected."""
+        return Selection()
+
+    def step_back(self) -> bool:
+        """Undo what escape undoes first (a filter, marks); say whether there was anything."""
+        return False
+
+    # ------------------------------------------------------------------------------ inner workings
+
+    def on_mount(self) -> None:
+        """Show what is known already."""
+        self.refresh_frame()
+
+    def on_screen_resume(self) -> None:
+        """Catch up with what happened while the screen was hidden."""
+        self.refresh_frame()
+        self.refresh_data()
+
+    def on_resize(self) -> None:
+        """Fit the lines to the new width."""
+        self.refresh_frame()
+
+    def refresh_data(self) -> None:
+        """Show the latest snapshot, unless it is on the screen already."""
+        snapshot = self.dash.snapshot
+        if snapshot is not None and snapshot.version != self._shown_version:
+            self._shown_version = snapshot.version
+            self.apply(snapshot)
+
+    def refresh_frame(self) -> None:
+        """Show header, running commands and keys as they are now."""
+        if not self.is_mounted:
+            return
+        dash, width = self.dash, self.size.width
+        self.query_one("#fleet", Line).show(*fleet_line(dash.snapshot, dash.read_only, width))
+        marks = len(dash.marks)
+        self.query_one("#tabs", Line).show(
+            *tab_line(dash.snapshot, self.view, dash.watching, dash.activity, marks, width)
+        )
+        tasks = self.query_one("#tasks", Line)
+        pieces = dash.desk.pieces()
+        tasks.display = bool(pieces[0])
+        tasks.show(*pieces)
+        common = keys_line(COMMON, width)
+        room = width - sum(len(piece.text) for piece in common)
+        self.query_one("#keys", Line).show(keys_line(self.hints, room), common)
+
+
+def keys_line(hints: tuple[Hint, ...], room: int) -> list[Piece]:
+    """Return as many keys with their labels as there is room for."""
+    pieces: list[Piece] = []
+    for key, label, action in hints:
+        room -= len(key) + len(label) + 3
+        if room < 0:
+            break
+        pieces.append(Piece(f" {key} ", "key", action))
+        pieces.append(Piece(f"{label} ", "muted", action))
+    return pieces
+
+
+class TableView(HdapScreen):
+    """A view around a table, with a filter."""
+
+    def body(self) -> Iterable[Widget]:
+        """Return the table and its filter."""
+        yield self.table()
+        yield self.filter_line()
+
+    def table(self) -> Table[Any]:
+        """Return a new main table, its id `main`."""
+        raise NotImplementedError
+
+    def filter_line(self) -> Widget:
+        """Return the hidden line for the filter."""
+        box = Input(placeholder="words to look for, !word to leave out", id="filter", compact=True)
+        line = Horizontal(
+            Label(" / ", id="filter-mark"), box, Label(id="filter-count"), id="filter-line"
+        )
+        line.display = False
+        return line
+
+    @property
+    def main(self) -> Table[Any]:
+        """The main table."""
+        return self.query_one("#main", Table)
+
+    def action_filter(self) -> None:
+        """Open the filter."""
+        self.query_one("#filter-line").display = True
+        self.query_one("#filter", Input).focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter(self, event: Input.Changed) -> None:
+        self.main.filter(event.value)
+        self._count()
+
+    @on(Table.Arranged, "#main")
+    def _count(self) -> None:
+        table = self.main
+        text = f"{len(table.rows)} of {table.total}" if table.wanted else ""
+        self.query_one("#filter-count", Label).update(text)
+
+    @on(Input.Submitted, "#filter")
+    def _keep_filter(self) -> None:
+        self.query_one("#filter-line").display = bool(self.main.wanted)
+        self.main.focus()
+
+    def step_back(self) -> bool:
+        """Clear the filter first, then the marks."""
+        line = self.query_one("#filter-line")
+        if line.display or self.main.wanted:
+            line.display = False
+            self.query_one("#filter", Input).value = ""
+            self.main.filter("")
+            self.main.focus()
+            return True
+        if self.main.marks:
+            self.main.clear_marks()
+            return True
+        return False
+
+    def tick(self) -> None:
+        """Let ages grow."""
+        self.main.refresh_ages()
+
+    @on(Table.Activated)
+    def _open(self) -> None:
+        self.dash.action_enter()

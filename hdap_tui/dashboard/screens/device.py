@@ -1,0 +1,112 @@
+"""One device: what is known about it, and how its latency went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.text import Text
+from textual import on, work
+from textual.containers import Container, Vertical
+from textual.widget import Widget
+from textual.widgets import Static
+
+from hdap_tui.dashboard.facts import device_facts
+from hdap_tui.dashboard.formats import clock_time, interval_ms, ms
+from hdap_tui.dashboard.grammar import Selection
+from hdap_tui.dashboard.history import history_plot
+from hdap_tui.dashboard.messages import HistoryRead
+from hdap_tui.dashboard.screens.base import NARROW, HdapScreen, Hint, hint
+from hdap_tui.dashboard.widgets.chart import LineChart
+from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.store.records import DeviceRow, FleetSnapshot, Point
+from hdap_tui.text import clean
+
+
+class DeviceScreen(HdapScreen):
+    """Opens on top of a view; follows its device while it is open."""
+
+    view = "device"
+    hints = (
+        Hint("esc", "back", "app.back"),
+        hint("bench", "bench"),
+        hint("devices check", "check"),
+        hint("devices trust", "trust"),
+        hint("lab drift", "slow down"),
+        hint("lab fault", "fault"),
+    )
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+        self._points: Sequence[Point] = ()
+
+    def body(self) -> Iterable[Widget]:
+        """Return facts, chart and table."""
+        facts = Vertical(Static(id="facts"), id="facts-box")
+        chart = LineChart(self.palette, id="history")
+        yield Container(facts, chart, id="device-top")
+        yield Table(
+            _columns(),
+            key=lambda p: f"{p.at} {p.model}",
+            empty="Nothing has been measured on this device yet: press b to time its model.",
+            palette=self.palette,
+            id="main",
+        )
+
+    def selection(self) -> Selection:
+        """Return the device."""
+        return Selection(device=self.device)
+
+    def apply(self, snapshot: FleetSnapshot) -> None:
+        """Show what is known now, and read the history anew."""
+        row = self._row(snapshot)
+        facts = self.query_one("#facts", Static)
+        if row is None:
+            facts.update(Text(f"No device is called {clean(self.device, 60)}: press 1."))
+            return
+        facts.update(device_facts(row, snapshot, self.dash.now(), self.palette, self._room))
+        self._read()
+
+    @work(thread=True, exclusive=True, group="history", exit_on_error=False)
+    def _read(self) -> None:
+        points = self.dash.source.history(self.device)
+        self.post_message(HistoryRead(self.device, points))
+
+    @on(HistoryRead)
+    def _show_history(self, message: HistoryRead) -> None:
+        self._points = message.points
+        snapshot = self.dash.snapshot
+        self.query_one("#main", Table).show(list(reversed(self._points)))
+        if snapshot is not None:
+            row = self._row(snapshot)
+            baseline = row.baseline_ms if row else None
+            plot = history_plot(self._points, snapshot, baseline, self.dash.now())
+            self.query_one("#history", LineChart).show(plot)
+
+    @property
+    def _room(self) -> int:
+        return (47 if self.size.width >= NARROW else self.size.width) - 2
+
+    def _row(self, snapshot: FleetSnapshot) -> DeviceRow | None:
+        return next((d for d in snapshot.devices if d.name == self.device), None)
+
+
+def _columns() -> Sequence[Column[Point]]:
+    return (
+        Column("at", "time (UTC)", lambda p: Cell(clock_time(p.at), "muted"), 10, most=12),
+        Column("model", "model", lambda p: Cell(clean(p.model, 80)), 14, most=30),
+        Column(
+            "ms", "ms", lambda p: Cell(ms(None if p.error else p.median_ms)), 8, align="right",
+            sort=lambda p: None if p.error else p.median_ms,
+        ),
+        Column(
+            "interval", "95 % interval",
+            lambda p: Cell("" if p.error else interval_ms(p.low_ms, p.high_ms), "muted"), 15,
+        ),
+        Column(
+            "contended", "contended",
+            lambda p: Cell(f"{p.contended:.0%}" if p.contended and not p.error else ""), 9,
+            align="right",
+        ),
+        Column("error", "", lambda p: Cell(clean(p.error, 80), "failed"), 8, most=60),
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+"""The fleet: one line a device, live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual import on
+
+from hdap_tui.dashboard.formats import (
+    ALERT_LETTERS,
+    STATE_LETTERS,
+    Clock,
+    age,
+    change,
+    interval_ms,
+    letter,
+    ms,
+    sparkline,
+)
+from hdap_tui.dashboard.grammar import Selection
+from hdap_tui.dashboard.screens.base import Hint, TableView, hint
+from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.store.records import DeviceRow, FleetSnapshot
+from hdap_tui.text import clean
+
+_STATE_ORDER = {"failed": 0, "off": 1, "unknown": 2, "busy": 3, "ok": 4}
+_ALERT_ORDER = {"firing": 0, "acknowledged": 1, "resolved": 2}
+TREND = 12
+"""Latencies in a sparkline."""
+
+
+class FleetScreen(TableView):
+    """The fleet table."""
+
+    view = "fleet"
+    hints = (
+        Hint("enter", "details", "app.enter"),
+        Hint("space", "mark", "screen.mark"),
+        Hint("/", "filter", "screen.filter"),
+        Hint(">", "sort", "screen.sort"),
+        hint("sweep", "sweep"),
+        hint("bench", "bench"),
+        hint("devices check", "check"),
+        hint("watch", "watch"),
+        hint("compress", "recompress"),
+        hint("rollback", "roll back"),
+    )
+
+    def table(self) -> Table[DeviceRow]:
+        """Return the table of devices."""
+        return Table(
+            fleet_columns(self.dash.now),
+            key=lambda row: row.name,
+            text_of=searched,
+            empty="No devices yet: add them to fleet.toml, or press U for an emulated lab.",
+            palette=self.palette,
+            markable=True,
+            id="main",
+        )
+
+    def apply(self, snapshot: FleetSnapshot) -> None:
+        """Show the devices."""
+        self.main.show(snapshot.devices)
+
+    def selection(self) -> Selection:
+        """Return the marked devices and the one under the cursor."""
+        row = self.main.current
+        return Selection(
+            device=row.name if row else "",
+            marked=self.main.marked,
+            hidden=len(self.main.marks) - len(self.main.marked),
+        )
+
+    def action_mark(self) -> None:
+        """Mark the device under the cursor."""
+        self.main.action_mark()
+
+    def action_sort(self) -> None:
+        """Sort by the next column."""
+        self.main.action_sort(1)
+
+    @on(Table.Marked)
+    def _marked(self) -> None:
+        self.dash.marks = frozenset(self.main.marks)
+        self.refresh_frame()
+
+
+def searched(row: DeviceRow) -> str:
+    """Return the text that the filter looks into."""
+    parts = [row.name, *row.tags, *(f"tag={tag}" for tag in row.tags)]
+    parts += [f"state={row.state}", f"model={row.model}", row.error, row.stage]
+    parts += [f"cluster={letter(row.cluster)}"] if row.cluster is not None else []
+    parts += [f"alert={row.alert}"] if row.alert else []
+    parts += ["emulated"] if row.emulated else []
+    return " ".join(parts)
+
+
+def fleet_columns(now: Clock) -> Sequence[Column[DeviceRow]]:
+    """Return the columns of the fleet table."""
+    return (
+        Column(
+            "state", "", lambda r: Cell(STATE_LETTERS[r.state], r.state), 1, below=100,
+            sort=lambda r: _STATE_ORDER[r.state],
+        ),
+        Column(
+            "state", "state", _state, 8, above=100, sort=lambda r: _STATE_ORDER[r.state]
+        ),
+        Column(
+            "name", "device", lambda r: Cell(clean(r.name, 80), "strong"), 12, most=40,
+            text=lambda r: r.name, sort=lambda r: r.name.lower(),
+        ),
+        Column("emulated", "", _emulated, 3, below=128),
+        Column("emulated", "", _emulated_word, 8, above=128),
+        Column(
+            "tags", "tags", lambda r: Cell(clean(", ".join(r.tags), 80), "muted"), 8, most=24,
+            above=110, text=lambda r: ", ".join(r.tags), sort=lambda r: r.tags or None,
+        ),
+        Column(
+            "model", "model", lambda r: Cell(clean(r.model, 80)), 12, most=32,
+            text=lambda r: r.model, sort=lambda r: r.model or None,
+        ),
+        Column(
+            "latency", "ms", lambda r: Cell(ms(r.latency_ms)), 7, align="right",
+            sort=lambda r: r.latency_ms,
+        ),
+        Column("interval", "95 % interval", _interval, 15, above=120),
+        Column("change", "change", _change, 7, align="right", sort=lambda r: r.change_percent),
+        Column(
+            "trend", "trend",
+            lambda r: Cell(sparkline(r.recent_ms, TREND), "trend"), TREND, above=88,
+        ),
+        Column("trend", "trend", lambda r: Cell(sparkline(r.recent_ms, 6), "trend"), 6, below=88),
+        Column("cluster", "cl", _cluster, 2, sort=lambda r: _noise_last(r.cluster)),
+        Column("alert", "al", _alert, 2, below=120, sort=_alert_order),
+        Column("alert", "alert", _alert_word, 8, above=120, sort=_alert_order),
+        Column("now", "now", lambda r: _now(r, now), 8, most=60, sort=lambda r: r.measured_at),
+    )  # fmt: skip
+
+
+def _state(row: DeviceRow) -> Cell:
+    return Cell(f"{STATE_LETTERS[row.state]} {row.state}", row.state)
+
+
+def _emulated(row: DeviceRow) -> Cell:
+    return Cell("emu" if row.emulated else "", "emulated")
+
+
+def _emulated_word(row: DeviceRow) -> Cell:
+    return Cell("emulated" if row.emulated else "", "emulated")
+
+
+def _interval(row: DeviceRow) -> Cell:
+    noisy = " contended" if row.contended > 0.5 else ""
+    return Cell(interval_ms(row.low_ms, row.high_ms) + noisy, "muted")
+
+
+def _change(row: DeviceRow) -> Cell:
+    percent = row.change_percent
+    if percent is None:
+        return Cell("new" if row.latency_ms is not None else "", "muted")
+    style = "warn" if percent >= 3 else "good" if percent <= -3 else "muted"
+    return Cell(change(percent), "bad" if percent >= 10 else style)
+
+
+def _cluster(row: DeviceRow) -> Cell:
+    if row.cluster is None:
+        return Cell("")
+    return Cell(letter(row.cluster) + ("*" if row.representative else ""), f"cluster{row.cluster}")
+
+
+def _noise_last(cluster: int | None) -> int | None:
+    return None if cluster is None or cluster < 0 else cluster
+
+
+def _alert(row: DeviceRow) -> Cell:
+    return Cell(ALERT_LETTERS[row.alert], row.alert) if row.alert else Cell("")
+
+
+def _alert_word(row: DeviceRow) -> Cell:
+    short = {"acknowledged": "ack'd"}.get(row.alert or "", row.alert)
+    return Cell(f"{ALERT_LETTERS[row.alert]} {short}", row.alert) if row.alert else Cell("")
+
+
+def _alert_order(row: DeviceRow) -> int | None:
+    return _ALERT_ORDER[row.alert] if row.alert else None
+
+
+def _now(row: DeviceRow, now: Clock) -> Cell:
+    if row.stage:
+        return Cell(clean(row.stage, 60), "busy")
+    if row.state in {"failed", "off"}:
+        text = f"{row.error}: {row.detail}" if row.detail else row.error
+        return Cell(clean(text or row.state, 120), row.state)
+    return Cell(age(row.measured_at, now()), "muted")

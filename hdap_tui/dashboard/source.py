@@ -1,0 +1,247 @@
+"""Where the screens get everything from, and what runs a command for them.
+
+The screens know only the protocol. `FleetSource` answers it from the settings, the store and the
+actions; the tests answer it from a made-up fleet. All of it is called from worker threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hdap_tui.context import Context, Outcome
+from hdap_tui.errors import UserError
+from hdap_tui.store.records import AlertEvent, FleetSnapshot, JobRow, Point
+
+if TYPE_CHECKING:
+    from engine.events import AnyEvent, Reporter
+    from hdap_tui.commands import Command
+    from hdap_tui.dashboard.jobwatch import JobWatch
+    from hdap_tui.store.database import Store
+
+log = logging.getLogger("hdap_tui.dashboard")
+
+Confirm = Callable[[str, Sequence[str]], bool]
+Cancelled = Callable[[], bool]
+
+HISTORY_LIMIT = 2000
+"""Measurements of one device that its chart is drawn from."""
+
+
+class Source(Protocol):
+    """A fleet, as the dashboard needs it."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether dangerous commands are refused."""
+
+    @property
+    def log_file(self) -> Path | None:
+        """Where the dashboard writes what went wrong."""
+
+    def version(self) -> int:
+        """Return a number that grows with every change."""
+
+    def snapshot(self) -> FleetSnapshot:
+        """Read everything that the screens show at a glance."""
+
+    def history(self, device: str) -> Sequence[Point]:
+        """Read a device's measurements, oldest first."""
+
+    def alert_events(self, alert: int) -> Sequence[AlertEvent]:
+        """Read the history of an alert, oldest first."""
+
+    def job_events(self, job: JobRow, offset: int) -> tuple[Sequence[AnyEvent], int]:
+        """Read a job's events from an offset on; return them and the offset to go on from."""
+
+    def run(
+        self,
+        command: Command,
+        arguments: Mapping[str, Any],
+        reporter: Reporter,
+        confirm: Confirm,
+        cancelled: Cancelled,
+    ) -> Outcome:
+        """Run a command to its end.
+
+        Raises:
+            UserError: it could not be done; the text is for the operator.
+        """
+
+    def start_watcher(self) -> None:
+        """Start to watch the fleet in a thread of this process, unless that runs already.
+
+        Raises:
+            UserError: it cannot be started.
+        """
+
+    def stop_watcher(self) -> None:
+        """Ask the watcher of this process to stop, and return at once."""
+
+    @property
+    def watching(self) -> bool:
+        """Whether this process watches the fleet."""
+
+    def activity(self) -> str:
+        """Say what a watcher of this or another process does now, or nothing."""
+
+    @property
+    def said(self) -> str:
+        """Why the watcher of this process stopped, where it did so by itself."""
+
+    def close(self) -> None:
+        """Stop the watcher, wait a moment for it, and close what was opened."""
+
+
+class FleetSource:
+    """The fleet that the settings describe."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._opened: Store | None = None
+        self._jobs: JobWatch | None = None
+        self._watcher: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._said = ""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the settings refuse every command that changes devices."""
+        return self._context.settings.fleet.read_only
+
+    @property
+    def log_file(self) -> Path | None:
+        """The dashboard's log, in the fleet's state folder."""
+        return self._context.settings.state_dir / "dashboard.log"
+
+    def version(self) -> int:
+        """Return the versions of the store and of the jobs' folders, added: both only grow."""
+        jobs = self._look_at_jobs()
+        return self._store.version() + jobs.version
+
+    def snapshot(self) -> FleetSnapshot:
+        """Read the fleet from the store, and the jobs from their folders, which are the truth."""
+        from hdap_tui.store.snapshot import snapshot
+
+        jobs = self._look_at_jobs()
+        read = snapshot(self._store, self._context.settings.name)
+        return replace(read, jobs=jobs.rows, version=read.version + jobs.version)
+
+    def history(self, device: str) -> Sequence[Point]:
+        """Read a device's measurements from the store."""
+        from hdap_tui.store.measurements import history
+
+        return history(self._store, device, limit=HISTORY_LIMIT)
+
+    def alert_events(self, alert: int) -> Sequence[AlertEvent]:
+        """Read an alert's history from the store."""
+        from hdap_tui.store.alerts import events
+
+        return events(self._store, alert)
+
+    def job_events(self, job: JobRow, offset: int) -> tuple[Sequence[AnyEvent], int]:
+        """Read a job's events from its folder."""
+        from hdap_tui.jobs.folder import JobFolder
+
+        return JobFolder(Path(job.folder)).events(offset)
+
+    def run(
+        self,
+        command: Command,
+        arguments: Mapping[str, Any],
+        reporter: Reporter,
+        confirm: Confirm,
+        cancelled: Cancelled,
+    ) -> Outcome:
+        """Run the command's action with a context of its own."""
+        context = self._fresh(reporter=reporter, confirm=confirm, cancelled=cancelled)
+        try:
+            return command.load()(context, **arguments)
+        finally:
+            context.close()
+
+    def start_watcher(self) -> None:
+        """Start `hdap_tui.watch.Watcher` in a thread."""
+        with self._lock:
+            if self.watching:
+                return
+            self._stop = threading.Event()
+            self._said = ""
+            self._watcher = threading.Thread(
+                target=self._watch, args=(self._stop,), name="watcher", daemon=True
+            )
+            self._watcher.start()
+
+    def stop_watcher(self) -> None:
+        """Ask the thread to stop."""
+        self._stop.set()
+
+    @property
+    def watching(self) -> bool:
+        """Whether the thread runs."""
+        return self._watcher is not None and self._watcher.is_alive()
+
+    def activity(self) -> str:
+        """Say what the store knows about the watcher of this or any other process."""
+        from hdap_tui.store.activity import activity
+
+        return activity(self._store)
+
+    @property
+    def said(self) -> str:
+        """Why the watcher of this process stopped, where it did so by itself."""
+        return self._said
+
+    def close(self) -> None:
+        """Stop the watcher and close the connections to the store."""
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join(timeout=3)
+        if self._opened is not None:
+            self._opened.close()
+
+    def _watch(self, stop: threading.Event) -> None:
+        # The one place where the watcher plugs in.
+        context = self._fresh(cancelled=stop.is_set)
+        try:
+            from hdap_tui.watch import Watcher
+
+            Watcher(context).run(stop.is_set)
+        except UserError as error:
+            self._said = str(error)
+        except Exception as error:
+            log.exception("the watcher failed")
+            self._said = f"Watching failed: {type(error).__name__}: {error}"
+        finally:
+            context.close()
+
+    def _fresh(self, **given: Any) -> Context:
+        return Context(config=self._context.config, settings=self._context.settings, **given)
+
+    @property
+    def _store(self) -> Store:
+        """The store; it gives every thread a connection of its own."""
+        with self._lock:
+            if self._opened is None:
+                from hdap_tui.store.database import open_store
+                from hdap_tui.store.devices import sync
+
+                settings = self._context.settings
+                store = open_store(settings.database)
+                sync(store, settings.devices)
+                self._opened = store
+            return self._opened
+
+    def _look_at_jobs(self) -> JobWatch:
+        with self._lock:
+            if self._jobs is None:
+                from hdap_tui.dashboard.jobwatch import JobWatch
+
+                self._jobs = JobWatch(self._context.settings.state_dir / "jobs")
+            self._jobs.look()
+            return self._jobs

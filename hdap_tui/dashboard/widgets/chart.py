@@ -1,0 +1,154 @@
+"""A line chart: a device's latencies, a search's convergence, accuracy by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from textual.strip import Strip
+from textual.widget import Widget
+
+from hdap_tui.dashboard import canvas
+from hdap_tui.dashboard.formats import ASCII, fit
+from hdap_tui.dashboard.theme import Palette
+from hdap_tui.dashboard.widgets.sheet import Sheet
+
+TickText = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line; a y of NaN is a gap. x grows."""
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+    style: str = "accent"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Everything a chart shows."""
+
+    title: str = ""
+    series: tuple[Series, ...] = ()
+    marks: tuple[tuple[float, str], ...] = ()
+    """Vertical lines: where, and the letter at their top."""
+    crosses: tuple[float, ...] = ()
+    """Where something failed: a cross at the foot."""
+    levels: tuple[tuple[float, str], ...] = ()
+    """Horizontal lines: how high, and what they are."""
+    x_text: TickText | None = None
+    note: str = ""
+    """At the right end of the title."""
+    empty: str = "Nothing has been measured yet."
+    least: float = field(default=1e-9)
+    """The y axis spans this much at least."""
+
+
+class LineChart(Widget):
+    """Draws a plot into whatever room there is."""
+
+    def __init__(self, palette: Palette, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._palette = palette
+        self._plot = Plot()
+        self._sheet: Sheet | None = None
+
+    def show(self, plot: Plot) -> None:
+        """Show this plot from now on."""
+        if plot != self._plot:
+            self._plot, self._sheet = plot, None
+            self.refresh()
+
+    def on_resize(self) -> None:
+        """Draw anew."""
+        self._sheet = None
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one line."""
+        if self._sheet is None or self._sheet.columns != self.size.width:
+            self._sheet = draw(self._plot, self.size.width, self.size.height)
+        base = self.rich_style
+        strip = self._sheet.strip(y, self._palette)
+        return strip.apply_style(base).adjust_cell_length(self.size.width, base)
+
+
+def draw(plot: Plot, columns: int, rows: int) -> Sheet:
+    """Return a plot as characters."""
+    sheet = Sheet(columns, rows)
+    top = 1 if plot.title else 0
+    if plot.title:
+        sheet.put(0, 0, fit(plot.title, max(0, columns - len(plot.note) - 1)), "title")
+        sheet.put(columns - len(plot.note), 0, plot.note, "muted")
+    xs = np.array([x for s in plot.series for x in s.xs], dtype=float)
+    ys = np.array([y for s in plot.series for y in s.ys], dtype=float)
+    height = rows - top - 2
+    if height < 2 or columns < 20:
+        return sheet
+    if not np.isfinite(ys).any() and not plot.crosses:
+        sheet.put(1, top + height // 2, fit(plot.empty, columns - 2), "muted")
+        return sheet
+    xs = np.concatenate([xs, np.array(plot.crosses, dtype=float)])
+    ys = np.concatenate([ys, [level for level, _ in plot.levels]])
+    frame = canvas.around(xs, ys, margin=0.08, least=plot.least)
+    finite = xs[np.isfinite(xs)]
+    x0, x1 = float(finite.min()), float(finite.max())
+    if x1 - x0 < 1e-9:
+        x0, x1 = x0 - 1, x1 + 1
+    frame = canvas.Frame(x0, x1, frame.y0, frame.y1)
+    left = _y_axis(sheet, frame, top, height)
+    width = columns - left - 1
+    _x_axis(sheet, frame, left, width, top + height, plot.x_text)
+    for level, name in plot.levels:
+        y = top + _row(level, frame, height)
+        sheet.put(left, y, ("." if ASCII else "┈") * width, "faint")
+        sheet.put(left + width - len(name) - 1, y, f" {name}", "muted")
+    for series in plot.series:
+        grid = canvas.line(
+            np.asarray(series.xs, float), np.asarray(series.ys, float), frame, width, height
+        )
+        sheet.overlay(left, top, (canvas.stars if ASCII else canvas.braille)(grid), series.style)
+    for x in plot.crosses:
+        sheet.put(left + _column(x, frame, width), top + height - 1, "x", "bad")
+    for x, letter in plot.marks:
+        column = left + _column(x, frame, width)
+        sheet.down(column, top + 1, top + height, ":" if ASCII else "┊", "muted")
+        sheet.put(column, top, letter, "mark")
+    return sheet
+
+
+def _row(y: float, frame: canvas.Frame, height: int) -> int:
+    share = (frame.y1 - y) / (frame.y1 - frame.y0)
+    return max(0, min(height - 1, int(share * height)))
+
+
+def _column(x: float, frame: canvas.Frame, width: int) -> int:
+    return max(0, min(width - 1, int((x - frame.x0) / (frame.x1 - frame.x0) * width)))
+
+
+def _y_axis(sheet: Sheet, frame: canvas.Frame, top: int, height: int) -> int:
+    labels = canvas.labelled(frame.y0, frame.y1, max(3, height // 3))
+    wide = max((len(text) for _, text in labels), default=1)
+    for y in range(top, top + height):
+        sheet.put(wide + 1, y, "|" if ASCII else "│", "faint")
+    for value, text in labels:
+        y = top + _row(value, frame, height)
+        sheet.put(0, y, text.rjust(wide), "muted")
+        sheet.put(wide + 1, y, "+" if ASCII else "┤", "faint")
+    return wide + 2
+
+
+def _x_axis(
+    sheet: Sheet, frame: canvas.Frame, left: int, width: int, y: int, text: TickText | None
+) -> None:
+    sheet.put(left - 1, y, ("+" if ASCII else "└") + ("-" if ASCII else "─") * width, "faint")
+    room = 12 if text is None else 16
+    taken = -1
+    for value, label in canvas.labelled(frame.x0, frame.x1, max(2, width // room), text):
+        column = left + _column(value, frame, width)
+        start = min(max(left, column - len(label) // 2), left + width - len(label))
+        if start > taken:
+            sheet.put(column, y, "+" if ASCII else "┴", "faint")
+            sheet.put(start, y + 1, label, "muted")
+            taken = start + len(label)

@@ -1,0 +1,134 @@
+"""The pane of one job: steps, one bar, curves, log."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Container, Horizontal, Vertical
+from textual.widgets import Static
+
+from hdap_tui.dashboard.follow import JobView, StepView
+from hdap_tui.dashboard.formats import bar, number
+from hdap_tui.dashboard.theme import Palette
+from hdap_tui.dashboard.widgets.chart import LineChart, Plot, Series
+from hdap_tui.progress import duration
+from hdap_tui.store.records import JobRow
+from hdap_tui.text import clean
+
+_SIGNS = {"running": "▶", "finished": "✓", "failed": "✗"}
+_STYLES = {"running": "running", "finished": "good", "failed": "bad"}
+CURVES = (("latency", "Search has not scored anything yet."), ("accuracy", "No epoch yet."))
+"""Word in the name of a curve, and what stands in its place before there is one."""
+
+
+class JobPane(Container):
+    """Shows a job's row and its stream."""
+
+    def __init__(self, palette: Palette, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._palette = palette
+        self._row: JobRow | None = None
+        self._view: JobView | None = None
+
+    def compose(self) -> ComposeResult:
+        """Lay the pane out."""
+        yield Static(id="job-bar")
+        with Horizontal(id="job-body"):
+            yield Static(id="job-steps")
+            with Vertical(id="job-curves"):
+                yield LineChart(self._palette, id="curve-0")
+                yield LineChart(self._palette, id="curve-1")
+        yield Static(id="job-log")
+
+    def show_row(self, row: JobRow | None) -> None:
+        """Show what the store knows about the job."""
+        self._row = row
+        self._draw_bar()
+
+    def show_view(self, view: JobView | None) -> None:
+        """Show what the job's stream tells; None: nothing has been read yet."""
+        self._view = view
+        self._draw_bar()
+        steps = view.steps if view else ()
+        self.query_one("#job-steps", Static).update(Text("\n").join(map(self._step, steps)))
+        self._draw_log()
+        # Where there is room for one curve only, the later one counts.
+        self.set_class(
+            bool(view and any("accuracy" in c[0].lower() for c in view.curves)), "-epochs"
+        )
+        for index, (word, empty) in enumerate(CURVES):
+            self.query_one(f"#curve-{index}", LineChart).show(_plot(view, word, empty))
+
+    def on_resize(self) -> None:
+        """Show as much of the log as there is room for."""
+        if self.is_mounted:
+            self._draw_bar()
+            self.call_after_refresh(self._draw_log)
+
+    def _draw_log(self) -> None:
+        box = self.query_one("#job-log", Static)
+        lines = self._view.log if self._view else ()
+        room = max(1, box.size.height)
+        text = Text("\n".join(lines[-room:]), style=self._palette["muted"], no_wrap=True)
+        text.overflow = "ellipsis"
+        box.update(text)
+
+    def _draw_bar(self) -> None:
+        row, view = self._row, self._view
+        box = self.query_one("#job-bar", Static)
+        if row is None:
+            box.update(Text(""))
+            return
+        live = row.state in {"running", "queued"}
+        fraction = view.fraction if view and live else row.progress
+        left = view.left_s if view else row.left_s
+        done, rest = bar(fraction, max(10, min(48, self.size.width - 56)))
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(f" {clean(row.id, 40)} ", self._palette["title"])
+        text.append(f" {row.state}  ", self._palette[row.state])
+        text.append(done, self._palette["accent"]).append(rest, self._palette["faint"])
+        text.append(f" {fraction:4.0%}")
+        if live and left is not None:
+            text.append(f"  about {duration(left)} left", self._palette["muted"])
+        error = row.error or (view.error if view else "")
+        if error and not live:
+            text.append(f"  {clean(error)}", self._palette["bad"])
+        elif row.result and not live:
+            facts = {k: v for k, v in row.result.items() if k not in {"state", "at", "error"}}
+            text.append(f"  {number(facts)}"[:200], self._palette["muted"])
+        box.update(text)
+
+    def _step(self, step: StepView) -> Text:
+        style = self._palette[_STYLES[step.state]]
+        text = Text(f" {_SIGNS[step.state]} ", style=style, no_wrap=True)
+        text.append(f"{step.name:<14} ", self._palette["strong" if step.state == "running" else ""])
+        count = f"{step.n}/{step.total}" if step.total else ""
+        text.append(f"{count:>9} ", self._palette["muted"])
+        if step.state == "running":
+            done, rest = bar(step.fraction, 8)
+            text.append(done, style).append(rest, self._palette["faint"])
+        else:
+            text.append(step.state, self._palette["muted"])
+        return text
+
+
+def _plot(view: JobView | None, word: str, empty: str) -> Plot:
+    curves = [c for c in view.curves if word in c[0].lower()] if view else []
+    if view and not curves:  # a job with curves of its own shows them in their order
+        named = [w for w, _ in CURVES]
+        others = [c for c in view.curves if not any(w in c[0].lower() for w in named)]
+        place = named.index(word)
+        curves = others[place : place + 1]
+    if not curves:
+        return Plot(title=f"{word}", empty=empty)
+    styles = ("accent", "good", "warn")
+    last = curves[0][1][-1][1]
+    return Plot(
+        title=curves[0][0] if len(curves) == 1 else word,
+        series=tuple(
+            Series([x for x, _ in points], [y for _, y in points], styles[i % 3])
+            for i, (_, points) in enumerate(curves)
+        ),
+        note=f"{last:.4g}",
+        empty=empty,
+    )
