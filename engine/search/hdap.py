@@ -1,0 +1,395 @@
+"""HDAP: prune a network until it is fast on average over a whole fleet of unlike devices.
+
+Zhang, Li, Lu, Yang, Tang, arXiv 2501.15240. An outer iteration learns latency from designs that
+the clusters' representatives have measured, searches pruning ratios with Negatively Correlated
+Search, prunes, and fine-tunes; then the next begins from there.
+
+Everything that costs time is kept in a folder: measurements, accuracies of candidates, epochs of
+fine-tuning, finished outer iterations. A search that was stopped anywhere takes the same way
+again and ends in the same network to the last bit, given the same recorded measurements,
+processor and number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.compress import checkpoint as checkpoints
+from engine.compress.designs import Design, compose, whole
+from engine.compress.finetune import accuracy, finetune
+from engine.compress.groups import Group, Slice, importance
+from engine.compress.prune import prune, removed
+from engine.events import Reporter, silent
+from engine.fleet.geometry import measure_geometry
+from engine.latency import Measure
+from engine.search.candidates import Accuracies, at_widths
+from engine.search.iterations import Iteration, claim
+from engine.search.learning import Fleet, learn
+from engine.search.measurements import Cancelled, Cluster, Log, Measurements
+from engine.search.outer import Found, Search
+from engine.search.settings import Settings
+from engine.search.space import Space, Widths
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from engine.compress.export import Template
+    from engine.data import Dataset
+
+__all__ = ["Cancelled", "Cluster", "Iteration", "Result", "Settings", "compress", "narrow"]
+
+_EXPORT_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a search."""
+
+    network: nn.Module
+    """The pruned and fine-tuned network; a copy of the original where nothing was gained."""
+    design: Design
+    """Against the original network."""
+    iterations: tuple[Iteration, ...]
+    """All that were finished, a refused last one among them."""
+    stopped: str
+    """Why it ended, in a sentence."""
+    metrics: Mapping[str, Any]
+    """Accuracies, sizes and latencies before and after, for JSON. Predicted and measured
+    latencies never share a key; those not known are missing."""
+
+
+def compress(
+    network: nn.Module,
+    groups: Sequence[Group],
+    dataset: Dataset,
+    clusters: Sequence[Cluster],
+    measure: Measure,
+    settings: Settings,
+    folder: Path,
+    reporter: Reporter | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Search, prune and fine-tune; started again on the same folder, it goes on.
+
+    Args:
+        network: the original; it is left as it was.
+        groups: its dependency groups.
+        dataset: training images compare candidates, the selection split decides, the test split
+            is only reported.
+        clusters: the fleet.
+        measure: times ONNX files on devices.
+        settings: how to search.
+        folder: where everything is kept; made if it is missing.
+        reporter: hears of the steps: sample, surrogates, search, refine, finetune, each followed
+            by the number of the outer iteration from the second on.
+        cancelled: asked all the time.
+
+    Raises:
+        Cancelled: somebody asked to stop.
+        ValueError: the arguments make no sense together, the folder belongs to another search,
+            or no device can be measured.
+    """
+    if not clusters or not all(cluster.devices and cluster.size > 0 for cluster in clusters):
+        raise ValueError("every cluster needs a size and at least one device to measure")
+    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, network, dataset, clusters, settings)
+    with _one_thread():
+        loop = _Loop(
+            network, groups, dataset, clusters, measure, settings, folder, reporter, cancelled
+        )
+        return loop.run()
+
+
+class _Loop:
+    """The state between outer iterations."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        groups: Sequence[Group],
+        dataset: Dataset,
+        clusters: Sequence[Cluster],
+        measure: Measure,
+        settings: Settings,
+        folder: Path,
+        reporter: Reporter | None,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        import torch
+
+        self.original, self.original_groups = network, tuple(groups)
+        self.dataset, self.settings, self.folder = dataset, settings, folder
+        self.reporter, self.cancelled = reporter or silent(), cancelled
+        self.example = torch.from_numpy(dataset.train_images[:2]).float() / 255
+        self.geometry = measure_geometry(network, groups, self.example)
+        self.scores = importance(network, groups, settings.norm)
+        self.template: Template | None = None
+        self.whole: Widths = whole(groups).widths
+        self.measurements = Measurements(
+            Log(folder / "measurements.jsonl"),
+            clusters,
+            measure,
+            self.write,
+            folder / "candidates",
+            self.whole,
+            self.reporter,
+            cancelled,
+            settings.batch,
+        )
+        chosen = np.random.default_rng([settings.seed, 2]).permutation(len(dataset.train_labels))
+        self.subset = chosen[: settings.accuracy_images]
+        self.original_accuracy = self.accuracy(network)
+        # What the outer iterations so far have made of the network:
+        self.network, self.groups = copy.deepcopy(network).eval(), self.original_groups
+        self.design = whole(groups)
+        self.iterations: list[Iteration] = []
+
+    def run(self) -> Result:
+        """Go through the outer iterations until there is a reason to stop."""
+        stopped = ""
+        while not stopped:
+            stopped = self.iterate(len(self.iterations) + 1)
+        return Result(self.network, self.design, tuple(self.iterations), stopped, self.metrics())
+
+    def iterate(self, number: int) -> str:
+        """Do one outer iteration, or take it from the folder; say why to stop, if so."""
+        path = self.folder / f"iteration-{number}.safetensors"
+        if path.exists():
+            self.measurements.replay(_load(path)[0].asked)
+        else:
+            found = self.search(number)
+            if found is None:
+                return "nothing found that is faster and accurate enough"
+            iteration, tuned = self.finish(number, found)
+            checkpoints.save(path, {"network": tuned.state_dict()}, iteration.to_state())
+        # Read back in any case: a resumed search goes on from the same bits.
+        iteration, tensors = _load(path)
+        network = prune(self.network, self.groups, iteration.design)
+        network.load_state_dict(tensors)
+        self.iterations.append(iteration)
+        lost = 100 * (self.original_accuracy - iteration.accuracy)
+        if lost > self.settings.maximum_drop + 1e-9:
+            return (
+                f"outer iteration {number} loses {lost:.2f} points of accuracy, more than the "
+                f"{self.settings.maximum_drop:g} allowed: the network before it is kept"
+            )
+        self.groups = narrow(self.groups, iteration.design)
+        self.network, self.design = network.eval(), compose(self.design, iteration.design)
+        target = self.settings.target_speedup
+        if target is not None and iteration.speedup >= target:
+            return f"the speed-up of {iteration.speedup:.2f} reaches the target of {target:g}"
+        if number == self.settings.outer_iterations:
+            return f"all {number} outer iterations are done"
+        return ""
+
+    def search(self, number: int) -> Found | None:
+        """Measure designs and search among candidates."""
+        settings = self.settings
+        space = Space(
+            channels=self.whole,
+            now=self.design.widths,
+            reach=settings.max_extra_pruning,
+            multiple=settings.channel_multiple,
+            minimum=settings.minimum_channels,
+        )
+        if space.smallest == space.now:
+            if number > 1:
+                return None
+            raise ValueError(
+                f"pruning at most {100 * space.reach:g} % of the channels removes none when they "
+                f"are kept in multiples of {space.multiple}: allow more, or a smaller multiple"
+            )
+        self.sample(space, number)
+        accuracies = Accuracies(
+            self.network,
+            self.groups,
+            importance(self.network, self.groups, settings.norm),
+            self.dataset.train_images[self.subset],
+            self.dataset.train_labels[self.subset],
+            self.folder / "accuracies.jsonl",
+            number,
+            settings.reestimate,
+            settings.workers,
+            self.cancelled,
+        )
+        return Search(
+            space,
+            accuracies,
+            self.measurements,
+            lambda: self.learn(number),
+            settings,
+            self.reporter,
+            self.cancelled,
+            number,
+            lambda kind: _step(kind, number),
+        ).run()
+
+    def sample(self, space: Space, number: int) -> None:
+        """Have designs measured where the search is going to look."""
+        settings, step = self.settings, _step("sample", number)
+        random = np.random.default_rng([settings.seed, number, 0])
+        count = settings.samples if number == 1 else settings.resamples
+        left = settings.outer_iterations - number + 1
+        wide = min(0.9, space.reach * left)
+        known = {self.whole, *(w for call in self.measurements.asked for w in call)}
+        designs = space.sample(count, random, known, wide)
+        if number == 1:
+            designs.insert(0, self.whole)
+        expected = len(designs) * settings.measurement_seconds + _EXPORT_SECONDS * (number == 1)
+        total = len(designs) * len(self.measurements.clusters)
+        self.reporter.started(step, total, expected)
+        self.measurements.ensure(step, designs)
+        self.reporter.finished(step, designs=len(designs))
+
+    def learn(self, number: int) -> Fleet:
+        """Fit the surrogates to all that has been measured."""
+        step, count = _step("surrogates", number), len(self.measurements.clusters)
+        self.reporter.started(step, count, 1.5 * count)
+        fleet = learn(self.measurements, self.geometry, self.settings, self.reporter, step)
+        self.reporter.finished(step, **fleet.report())
+        return fleet
+
+    def finish(self, number: int, found: Found) -> tuple[Iteration, nn.Module]:
+        """Prune and fine-tune."""
+        recipe = self.settings.recipe
+        scores = importance(self.network, self.groups, self.settings.norm)
+        design = at_widths(scores, found.widths)
+        network = prune(self.network, self.groups, design)
+        tuned = finetune(
+            network,
+            self.dataset,
+            recipe,
+            teacher=self.original if recipe.distill else None,
+            reporter=self.reporter,
+            checkpoint=self.folder / f"finetune-{number}.safetensors",
+            cancelled=self.cancelled,
+            step=_step("finetune", number),
+            weight=self.settings.epoch_seconds * recipe.epochs,
+        )
+        if not tuned.finished:
+            raise Cancelled
+        fleet = found.fleet
+        return Iteration(
+            design=design,
+            accuracy=tuned.accuracy,
+            accuracy_kept=found.accuracy,
+            predicted_ms=_by_cluster(fleet, found.widths),
+            predicted_original_ms=_by_cluster(fleet, self.whole),
+            measured_ms=fleet.measured(found.widths),
+            measured_original_ms=fleet.measured(self.whole),
+            predicted_speedup=float(fleet.mean([self.whole])[0] / fleet.mean([found.widths])[0]),
+            measured_speedup=_measured_speedup(fleet, self.whole, found.widths),
+            asked=self.measurements.asked,
+            surrogates=fleet.report(),
+        ), network
+
+    def write(self, widths: Widths, path: Path) -> str:
+        """Write the ONNX file of a design of the original network; return its digest."""
+        from engine.compress.export import Template
+
+        if self.template is None:
+            self.template = Template(self.original, self.example, self.original_groups)
+        pruned = prune(self.original, self.original_groups, at_widths(self.scores, widths))
+        return self.template.write(pruned, path).digest
+
+    def accuracy(self, network: nn.Module, split: str = "selection") -> float:
+        """Return a network's accuracy on a split, 0 to 1."""
+        images = getattr(self.dataset, f"{split}_images")
+        return accuracy(network, images, getattr(self.dataset, f"{split}_labels"))
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the figures of the result."""
+        splits = ("selection", "test")
+        kept = [i for i in self.iterations if self.drop(i) <= self.settings.maximum_drop + 1e-9]
+        widths = self.design.widths
+        metrics: dict[str, Any] = {
+            "accuracy_before": {split: self.accuracy(self.original, split) for split in splits},
+            "accuracy_after": {split: self.accuracy(self.network, split) for split in splits},
+            "macs_before": int(self.geometry.macs(self.whole).sum()),
+            "macs_after": int(self.geometry.macs(widths).sum()),
+            "parameters_before": _parameters(self.original),
+            "parameters_after": _parameters(self.network),
+            "widths_before": list(self.whole),
+            "widths_after": list(widths),
+            "outer_iterations": len(kept),
+            "designs_measured": sum(len(call) for call in self.measurements.asked),
+        }
+        if kept:
+            last = kept[-1]
+            metrics |= {
+                "predicted_ms_before": dict(last.predicted_original_ms),
+                "predicted_ms_after": dict(last.predicted_ms),
+                "predicted_speedup": last.predicted_speedup,
+                "surrogates": dict(last.surrogates),
+            }
+            if last.measured_speedup is not None:
+                metrics |= {
+                    "measured_ms_before": dict(last.measured_original_ms),
+                    "measured_ms_after": dict(last.measured_ms),
+                    "measured_speedup": last.measured_speedup,
+                }
+        return metrics
+
+    def drop(self, iteration: Iteration) -> float:
+        """Points of accuracy that an iteration's network has lost, selection split."""
+        return 100 * (self.original_accuracy - iteration.accuracy)
+
+
+def narrow(groups: Sequence[Group], design: Design) -> tuple[Group, ...]:
+    """Return the dependency groups of the network that the design makes of theirs."""
+    gone = removed(groups, design)
+    narrowed = []
+    for group, kept in zip(groups, design.kept, strict=True):
+        slices = []
+        for cut in group.slices:
+            lost = np.array(sorted(gone.get(cut.tensor, {}).get(cut.axis, ())), dtype=np.int64)
+            index = tuple(
+                tuple(entry - int(np.searchsorted(lost, entry)) for entry in cut.index[channel])
+                for channel in kept
+            )
+            slices.append(Slice(cut.tensor, cut.axis, index, cut.reads))
+        narrowed.append(Group(group.name, len(kept), tuple(slices)))
+    return tuple(narrowed)
+
+
+def _load(path: Path) -> tuple[Iteration, dict[str, Tensor]]:
+    tensors, state = checkpoints.load(path)
+    return Iteration.from_state(state), tensors["network"]
+
+
+def _step(kind: str, number: int) -> str:
+    return kind if number == 1 else f"{kind} {number}"
+
+
+def _by_cluster(fleet: Fleet, widths: Widths) -> dict[str, float]:
+    predicted = fleet.predict([widths])[:, 0]
+    return {str(c.id): float(ms) for c, ms in zip(fleet.clusters, predicted, strict=True)}
+
+
+def _measured_speedup(fleet: Fleet, before: Widths, after: Widths) -> float | None:
+    slow, fast = fleet.measured_mean(before), fleet.measured_mean(after)
+    return None if slow is None or fast is None else slow / fast
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Candidates are small: one thread each, several at once, beats many threads for one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

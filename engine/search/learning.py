@@ -1,0 +1,122 @@
+"""What the measured designs teach about the fleet: one surrogate a cluster, one mean over all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.events import Reporter
+from engine.fleet.geometry import Geometry
+from engine.fleet.surrogates import Error, Surrogate, compare_predictions
+from engine.search.measurements import Cluster, Measurements
+from engine.search.settings import Settings
+from engine.search.space import Widths
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Latency of designs over a fleet, predicted and measured."""
+
+    geometry: Geometry
+    clusters: tuple[Cluster, ...]
+    """Those of which enough is known."""
+    surrogates: tuple[Surrogate, ...]
+    weights: Array
+    """What share of the mean each cluster has; they sum to 1."""
+    tables: tuple[Mapping[Widths, float], ...]
+    """What was measured, in milliseconds."""
+
+    def predict(self, designs: Sequence[Widths]) -> Array:
+        """Return predicted milliseconds (clusters, n)."""
+        features = self.geometry.features(designs)
+        return np.stack([s.predict_features(features) for s in self.surrogates])
+
+    def mean(self, designs: Sequence[Widths]) -> Array:
+        """Return the predicted mean over the fleet's devices, (n,) milliseconds."""
+        return np.asarray(self.weights @ self.predict(designs))
+
+    def measured(self, widths: Widths) -> dict[str, float]:
+        """Return measured milliseconds by cluster, for those that measured the design."""
+        return {
+            str(cluster.id): table[widths]
+            for cluster, table in zip(self.clusters, self.tables, strict=True)
+            if widths in table
+        }
+
+    def measured_mean(self, widths: Widths) -> float | None:
+        """Return the measured mean over the fleet; None where a cluster has not measured it."""
+        found = list(self.measured(widths).values())
+        return float(self.weights @ found) if len(found) == len(self.clusters) else None
+
+    def miss(self, designs: Sequence[Widths]) -> Error:
+        """Tell how far the predictions of designs lie from what was measured since."""
+        predicted, measured = [], []
+        for row, table in zip(self.predict(designs), self.tables, strict=True):
+            for value, widths in zip(row, designs, strict=True):
+                if widths in table:
+                    predicted.append(value)
+                    measured.append(table[widths])
+        return compare_predictions(predicted, measured)
+
+    def report(self) -> dict[str, Any]:
+        """Return what the surrogates are worth, by cluster, for JSON."""
+        return {
+            str(cluster.id): {
+                "kind": surrogate.report.kind,
+                "samples": surrogate.report.samples,
+                "errors": {k: asdict(e) for k, e in surrogate.report.errors.items()},
+                "floor": surrogate.report.floor,
+            }
+            for cluster, surrogate in zip(self.clusters, self.surrogates, strict=True)
+        }
+
+
+def learn(
+    measurements: Measurements,
+    geometry: Geometry,
+    settings: Settings,
+    reporter: Reporter,
+    step: str,
+) -> Fleet:
+    """Fit a surrogate for every cluster of which enough has been measured.
+
+    Raises:
+        ValueError: there is no such cluster.
+    """
+    clusters, surrogates, tables = [], [], []
+    for cluster in measurements.clusters:
+        known = measurements.learned(cluster)
+        if known is None:
+            reporter.noted(step, f"cluster {cluster.id} is left out: too little was measured")
+            continue
+        surrogate = Surrogate(geometry, settings.surrogate, seed=settings.seed)
+        surrogate.fit(known.widths, known.latencies, known.repeatability)
+        designs = [tuple(int(w) for w in row) for row in known.widths]
+        clusters.append(cluster)
+        surrogates.append(surrogate)
+        tables.append(dict(zip(designs, known.latencies.tolist(), strict=True)))
+        reporter.noted(step, _sentence(cluster, surrogate))
+        reporter.advanced(step, len(surrogates))
+    if not clusters:
+        raise ValueError("too few designs could be measured on any device to predict latency from")
+    by_size = settings.weighting == "size"
+    weights = np.array([float(c.size) if by_size else 1.0 for c in clusters])
+    return Fleet(
+        geometry, tuple(clusters), tuple(surrogates), weights / weights.sum(), tuple(tables)
+    )
+
+
+def _sentence(cluster: Cluster, surrogate: Surrogate) -> str:
+    report = surrogate.report
+    floor = "" if report.floor is None else f", repeatability {report.floor:.1f} %"
+    others = ", ".join(f"{kind} {error.mape:.1f} %" for kind, error in report.errors.items())
+    return (
+        f"cluster {cluster.id}: {report.kind} over {report.samples} designs, "
+        f"rank correlation {report.error.spearman:.2f}, cross-validated error {others}{floor}"
+    )

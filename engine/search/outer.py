@@ -1,0 +1,195 @@
+"""The search of one outer iteration: candidates are scored, the best ones measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.events import Reporter
+from engine.search.candidates import Accuracies, fitness
+from engine.search.learning import Fleet
+from engine.search.measurements import Cancelled, Measurements
+from engine.search.ncs import NCS
+from engine.search.settings import Settings
+from engine.search.space import Space, Widths
+
+Array = NDArray[np.float64]
+GAIN = 0.005
+"""A design that is faster by less, relative to the unpruned network, is no gain."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best candidate, and what it was chosen by."""
+
+    widths: Widths
+    accuracy: float
+    """Relative to the start of the outer iteration, before fine-tuning."""
+    fleet: Fleet
+    """What was known of the fleet in the end."""
+
+
+class Search:
+    """Searches one outer iteration's box; deterministic, given measurements and accuracies.
+
+    Args:
+        space: the box.
+        accuracies: estimates candidates.
+        measurements: measures the best ones.
+        learn: fits the surrogates to all that has been measured.
+        settings: how to search.
+        reporter: hears of it.
+        cancelled: asked before each population.
+        number: which outer iteration it is, from 1.
+        name: makes a step's name from its kind.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        accuracies: Accuracies,
+        measurements: Measurements,
+        learn: Callable[[], Fleet],
+        settings: Settings,
+        reporter: Reporter,
+        cancelled: Callable[[], bool],
+        number: int,
+        name: Callable[[str], str],
+    ) -> None:
+        self._space, self._accuracies, self._measurements = space, accuracies, measurements
+        self._learn, self._settings, self._number = learn, settings, number
+        self._reporter, self._cancelled, self._name = reporter, cancelled, name
+        self._genes: dict[Widths, Array] = {}
+        self._kept: dict[Widths, float] = {}
+        self._scored = 0
+        self._reference = 0.0
+
+    def run(self) -> Found | None:
+        """Search; return None where nothing is faster than the network already is.
+
+        Raises:
+            Cancelled: somebody asked to stop.
+            ValueError: the network has no accuracy to lose, or no device can be measured.
+        """
+        settings, now = self._settings, self._space.now
+        self._reference = float(self._accuracies([now])[0])
+        if not self._reference:
+            raise ValueError("the network classifies none of the training images rightly")
+        step = self._name("search")
+        rounds = settings.refinements + 1
+        expected = self._accuracies.seconds(now) * settings.evaluations / settings.workers
+        self._reporter.started(step, settings.evaluations, expected)
+        fleet = self._learn()
+        self._genes[now], self._kept[now] = np.zeros(len(now)), 1.0
+        for round_ in range(rounds):
+            share = settings.evaluations // rounds
+            self._round(fleet, round_, share, step)
+            fleet = self._measure_best(fleet)
+        best = min(self._kept, key=lambda w: (self._value(fleet, w), w))
+        self._reporter.finished(step, widths=best, value=self._value(fleet, best))
+        if self._value(fleet, best) > self._value(fleet, now) - GAIN:
+            return None
+        return Found(best, self._kept[best], fleet)
+
+    def _round(self, fleet: Fleet, round_: int, evaluations: int, step: str) -> None:
+        """Score that many candidates, beginning at the best ones known."""
+        settings, space = self._settings, self._space
+        size = len(space.now)
+        whole = fleet.mean([space.channels])[0]
+        seed = np.random.SeedSequence([settings.seed, self._number, round_, 1])
+        search = NCS(
+            np.zeros(size),
+            space.upper,
+            evaluations,
+            settings.population,
+            start=self._start(fleet),
+            sigma=settings.sigma / float(space.upper.mean()),
+            r=settings.r,
+            epoch=settings.epoch,
+            seed=int(seed.generate_state(1)[0]),
+            correlation=settings.correlation,
+        )
+        while not search.done:
+            if self._cancelled():
+                raise Cancelled
+            genes = search.ask()
+            designs = space.widths(genes)
+            kept = self._accuracies(designs) / self._reference
+            latencies = fleet.mean(designs)
+            search.tell(fitness(latencies / whole, kept, settings.alpha, settings.penalty))
+            for widths, row, share in zip(designs, genes, kept, strict=True):
+                self._genes.setdefault(widths, row)
+                self._kept[widths] = float(share)
+            self._scored += len(designs)
+            self._tell(step, fleet, space.widths(search.best)[0])
+
+    def _start(self, fleet: Fleet) -> Array:
+        """Individual 0 starts at zero; after the first round others start at the best known."""
+        half = max(1, self._settings.population // 2)
+        best = self._ranked(fleet)[: half if self._scored else 1]
+        return np.stack([self._genes[w] for w in best])
+
+    def _ranked(self, fleet: Fleet) -> list[Widths]:
+        """All candidates so far by predicted value, the best first."""
+        designs = list(self._kept)
+        kept = np.array([self._kept[w] for w in designs])
+        whole = fleet.mean([self._space.channels])[0]
+        values = fitness(
+            fleet.mean(designs) / whole, kept, self._settings.alpha, self._settings.penalty
+        )
+        return [designs[i] for i in np.argsort(values, kind="stable")]
+
+    def _measure_best(self, fleet: Fleet) -> Fleet:
+        """Measure the best candidates that have not been measured, and learn from them."""
+        count, step = self._settings.finalists, self._name("refine")
+        new = [w for w in self._ranked(fleet) if fleet.measured_mean(w) is None][:count]
+        new = [w for w in new if self._kept[w] >= self._settings.alpha]
+        if not new:
+            return fleet
+        total = len(new) * len(self._measurements.clusters)
+        self._reporter.started(step, total, len(new) * self._settings.measurement_seconds)
+        self._measurements.ensure(step, new)
+        learned = self._learn()
+        self._reporter.noted(step, _verdict(fleet, learned, new))
+        self._reporter.finished(step)
+        return learned
+
+    def _value(self, fleet: Fleet, widths: Widths) -> float:
+        """What a candidate is worth, by its measured latency where there is one.
+
+        Where candidates have been measured, those that have not are not to be chosen.
+        """
+        measured, whole = fleet.measured_mean(widths), fleet.measured_mean(self._space.channels)
+        if measured is None or whole is None:
+            if self._settings.finalists and whole is not None and widths != self._space.now:
+                return np.inf
+            whole = float(fleet.mean([self._space.channels])[0])
+            measured = float(fleet.mean([widths])[0])
+        one, kept = np.array([measured / whole]), np.array([self._kept[widths]])
+        return float(fitness(one, kept, self._settings.alpha, self._settings.penalty)[0])
+
+    def _tell(self, step: str, fleet: Fleet, best: Widths) -> None:
+        self._reporter.advanced(step, self._scored)
+        latency = float(fleet.mean([best])[0])
+        self._reporter.scored(step, "best predicted latency", self._scored, latency)
+        kept = self._kept[best] * self._reference
+        self._reporter.scored(step, "accuracy before fine-tuning", self._scored, kept)
+
+
+def _verdict(before: Fleet, after: Fleet, designs: Sequence[Widths]) -> str:
+    """Say how well the best designs had been predicted."""
+    looked = Fleet(
+        before.geometry, before.clusters, before.surrogates, before.weights, after.tables
+    )
+    if before.clusters != after.clusters:
+        return "a cluster was lost while the best designs were measured"
+    measured = [w for w in designs if after.measured_mean(w) is not None]
+    if not measured:
+        return "none of the best designs could be measured"
+    return (
+        f"measured the {len(measured)} best designs: predictions were off by "
+        f"{looked.miss(measured).mape:.1f} %"
+    )

@@ -1,0 +1,108 @@
+"""The settings of a search."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from engine.compress.finetune import Recipe
+from engine.fleet.surrogates import Kind
+
+Penalty = Literal["replace", "add"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search. The defaults are the paper's where it has one."""
+
+    outer_iterations: int = 10
+    """Rounds of search, prune and fine-tune, at most."""
+    evaluations: int = 1000
+    """Candidates scored in one outer iteration."""
+    population: int = 10
+    sigma: float = 0.05
+    """First step size, as a share of a group's channels."""
+    r: float = 0.95
+    epoch: int = 5
+    correlation: bool = True
+    """False searches with parallel hill climbing instead of NCS-C."""
+    alpha: float = 0.9
+    """Share of the accuracy that a candidate must keep, before fine-tuning."""
+    penalty: Penalty = "replace"
+    """What becomes of a candidate that does not: see `candidates.fitness`."""
+    max_extra_pruning: float = 0.2
+    """Largest share of a group's original channels that one outer iteration removes."""
+    channel_multiple: int = 1
+    """Kept channels are rounded up to it."""
+    minimum_channels: int = 1
+    norm: int = 2
+    """Of the group magnitude by which channels are chosen."""
+    maximum_drop: float = 1.0
+    """Points of accuracy (selection split) that the result may lose against the original."""
+    target_speedup: float | None = None
+    """Mean speed-up over the fleet at which to stop; None: as fast as it gets."""
+    accuracy_images: int = 512
+    """Training images on which candidates are compared."""
+    reestimate: bool = False
+    """Measure a candidate's batch norms anew before its accuracy."""
+    samples: int = 60
+    """Designs measured on every representative before the first search."""
+    resamples: int = 15
+    """The same before each later one."""
+    refinements: int = 1
+    """How often a search stops to measure its best designs, and goes on with what that taught."""
+    finalists: int = 3
+    """Designs measured at each of these stops and at the end, where the fastest one wins."""
+    batch: int = 12
+    """Designs handed over for measuring at once."""
+    measurement_seconds: float = 1.0
+    """Expected time to measure a design on all representatives, for the progress."""
+    epoch_seconds: float = 5.0
+    """Expected time of an epoch of fine-tuning, for the progress."""
+    surrogate: Kind = "auto"
+    weighting: Literal["size", "plain"] = "size"
+    """Mean over the fleet's devices, or over its clusters as in the authors' code."""
+    recipe: Recipe = field(default_factory=lambda: Recipe(epochs=60, schedule="step"))
+    """Fine-tuning after each outer iteration."""
+    workers: int = 1
+    """Candidates scored at once, each on one thread."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("outer_iterations", self.outer_iterations >= 1),
+            ("population", self.population >= 1),
+            ("evaluations", self.evaluations >= self.population * (1 + self.refinements)),
+            ("sigma", self.sigma > 0),
+            ("alpha", 0 < self.alpha <= 1),
+            ("max_extra_pruning", 0 < self.max_extra_pruning <= 1),
+            ("channel_multiple", self.channel_multiple >= 1),
+            ("maximum_drop", self.maximum_drop >= 0),
+            ("accuracy_images", self.accuracy_images >= 2),
+            ("samples", self.samples >= 10),
+            ("resamples", self.resamples >= 0),
+            ("refinements", self.refinements >= 0),
+            ("finalists", self.finalists >= 0),
+            ("batch", self.batch >= 1),
+            ("workers", self.workers >= 1),
+        ):
+            if not good:
+                raise ValueError(f"the search's {name} cannot be {getattr(self, name)}")
+
+    def to_json(self) -> str:
+        """Return the settings as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the settings that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is no such settings.
+        """
+        try:
+            data = json.loads(text)
+            return cls(**{**data, "recipe": Recipe(**data["recipe"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a search's settings: {error}") from error

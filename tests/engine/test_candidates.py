@@ -1,0 +1,137 @@
+"""From genes to whole channels, and what a candidate is worth."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from engine.compress.designs import choose
+from engine.compress.groups import importance
+from engine.compress.prune import prune
+from engine.search.candidates import Accuracies, at_widths, fitness
+from engine.search.measurements import Cancelled
+from engine.search.space import Space
+
+
+def box(**more):
+    return Space(**{"channels": (16, 32, 10), "now": (16, 32, 10), "reach": 0.5, **more})
+
+
+def test_genes_become_whole_channels_rounded_up():
+    assert box().widths([[0, 0, 0], [0.5, 0.5, 0.5], [0.01, 0.26, 0.3]]) == [
+        (16, 32, 10), (8, 16, 5), (16, 24, 7),
+    ]  # fmt: skip
+    assert box(multiple=8).widths([0.3, 0.3, 0.3]) == [(16, 24, 8)]
+    assert box(minimum=9).widths([0.5, 0.5, 0.5]) == [(9, 16, 9)]
+    assert box(reach=1.0).widths([1, 1, 1]) == [(1, 1, 1)]
+
+
+def test_every_width_down_to_the_smallest_has_an_equal_share_of_the_genes():
+    for space in (box(), box(multiple=4), box(now=(12, 20, 10), reach=0.2)):
+        genes = np.linspace(0, 1, 10_001)[:, None] * space.upper
+        found = np.array(space.widths(genes))
+        assert tuple(found.min(0)) == space.smallest
+        for group in range(3):
+            _, counts = np.unique(found[:, group], return_counts=True)
+            assert counts.max() < 1.01 * counts.min() or space.channels[group] % space.multiple
+
+
+def test_a_later_outer_iteration_removes_shares_of_the_original_channels():
+    space = box(now=(12, 20, 10), reach=0.2)
+    assert space.widths([0, 0, 0]) == [(12, 20, 10)]
+    assert space.widths([0.1, 0.1, 0.1]) == [(11, 17, 9)]
+    assert space.smallest == (9, 14, 8)
+
+
+def test_widths_agree_with_those_that_ratios_choose(resnet_groups, resnet):
+    scores = importance(resnet, resnet_groups)
+    channels = tuple(group.channels for group in resnet_groups)
+    space = Space(channels, channels, 1.0, multiple=4)
+    for genes in np.random.default_rng(0).random((20, 12)):
+        design = choose(resnet_groups, genes, scores, multiple=4)
+        assert space.widths(genes) == [design.widths]
+        assert at_widths(scores, design.widths) == design
+
+
+def test_samples_are_new_distinct_inside_and_reach_from_small_genes_to_wide_ones():
+    space = Space((64,) * 6, (64,) * 6, reach=0.2)
+    taken = {space.now}
+    designs = space.sample(80, np.random.default_rng(0), taken, wide=0.8)
+    assert len(designs) == len(set(designs)) == 80
+    assert space.now not in designs
+    assert set(designs) < taken
+    assert designs[0] == space.smallest
+    removed = 1 - np.array(designs) / 64
+    inside = (removed <= 0.2).all(1)
+    assert 0.7 < inside.mean() < 0.95
+    assert removed.min() >= 0
+    assert removed.max() <= 0.8
+    assert removed.mean(1).max() > 0.6
+    assert (removed[inside].max(1) < 0.1).sum() >= 4
+
+
+def test_a_box_with_few_designs_gives_those_it_has():
+    space = Space((4, 4), (4, 4), reach=0.5)
+    designs = space.sample(30, np.random.default_rng(0), {space.now}, wide=0.5)
+    assert len(designs) == 8
+
+
+def test_every_feasible_candidate_is_better_than_every_infeasible_one():
+    latency = np.array([0.5, 1.7, 0.1, 0.9])
+    accuracy = np.array([0.95, 1.0, 0.8999, 0.2])
+    values = fitness(latency, accuracy, 0.9, "replace")
+    assert values.tolist() == pytest.approx([0.5, 1.0, 1.001, 8.0])
+    assert values[:2].max() < values[2:].min()
+
+
+def test_the_additive_penalty_is_latency_plus_what_is_missing():
+    values = fitness(np.array([0.5, 0.5]), np.array([0.95, 0.85]), 0.9, "add")
+    assert values.tolist() == pytest.approx([0.5, 1.0])
+
+
+@pytest.fixture
+def images():
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (12, 3, 32, 32), dtype=np.uint8), random.integers(0, 10, 12)
+
+
+@pytest.fixture
+def make(resnet, resnet_groups, images, tmp_path):
+    def build(**more):
+        scores = importance(resnet, resnet_groups)
+        return Accuracies(
+            resnet, resnet_groups, scores, *images, tmp_path / "accuracies.jsonl",
+            **{"round_": 1, **more},
+        )  # fmt: skip
+
+    return build
+
+
+def test_accuracy_is_that_of_the_pruned_network_and_is_estimated_once(
+    make, resnet, resnet_groups, images, tmp_path
+):
+    widths = (14,) * 4 + (28,) * 4 + (60,) * 4
+    accuracies = make()
+    value = accuracies([widths, widths])
+    design = at_widths(importance(resnet, resnet_groups), widths)
+    with torch.no_grad():
+        logits = prune(resnet, resnet_groups, design)(torch.from_numpy(images[0]).float() / 255)
+    expected = float((logits.argmax(1).numpy() == images[1]).mean())
+    assert value.tolist() == [expected, expected]
+    lines = (tmp_path / "accuracies.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"round": 1, "widths": list(widths), "accuracy": expected}
+    ]
+    # Another object reads the file; another outer iteration does not.
+    assert make(cancelled=lambda: True)([widths])[0] == expected
+    with pytest.raises(Cancelled):
+        make(round_=2, cancelled=lambda: True)([widths])
+
+
+def test_several_workers_give_the_same_accuracies(make, tmp_path):
+    designs = [(16 - i,) * 4 + (32,) * 4 + (64,) * 4 for i in range(5)]
+    alone = make(reestimate=True)(designs)
+    (tmp_path / "accuracies.jsonl").unlink()
+    together = make(reestimate=True, workers=2)(designs)
+    assert (alone == together).all()

@@ -1,0 +1,346 @@
+"""The HDAP loop: real network, real data, devices whose latency is a formula."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine import data
+from engine.compress.designs import Design, whole
+from engine.compress.export import Exported
+from engine.compress.finetune import Recipe, finetune
+from engine.compress.groups import trace
+from engine.compress.prune import prune
+from engine.events import Advanced, Finished, Noted, Reporter, Scored, Started
+from engine.fleet.geometry import measure_geometry
+from engine.latency import Latency
+from engine.search.hdap import Cancelled, Cluster, Settings, compress, narrow
+
+CLUSTERS = (Cluster(0, 7, ("fast-1", "fast-2")), Cluster(1, 5, ("slow-1", "slow-2")))
+SETTINGS = Settings(
+    outer_iterations=2,
+    evaluations=60,
+    population=5,
+    max_extra_pruning=0.5,
+    maximum_drop=30.0,
+    alpha=0.6,
+    accuracy_images=64,
+    samples=12,
+    resamples=4,
+    finalists=2,
+    batch=5,
+    recipe=Recipe(epochs=2, lr=0.05, batch=32, augment=False),
+)
+
+
+class Devices:
+    """Measures by a formula: compute and overhead differ by device, noise by device and design."""
+
+    def __init__(self, geometry):
+        self.geometry = geometry
+        self.asked = []
+        self.broken = {}
+
+    def __call__(self, requests, cancelled=lambda: False):
+        for path, device in reversed(requests):  # never in the order asked
+            if cancelled():
+                return
+            widths = tuple(int(width) for width in path.stem.split("-"))
+            self.asked.append((widths, device))
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if device in self.broken:
+                yield Latency(device=device, model=digest, error=self.broken[device])
+                continue
+            yield self.latency(widths, device, digest)
+
+    def latency(self, widths, device, digest):
+        slow = device.startswith("slow")
+        macs = self.geometry.macs(widths, 4).sum()
+        seed = int.from_bytes(hashlib.sha256(f"{widths}{device}".encode()).digest()[:4])
+        noise = 1 + 0.01 * np.random.default_rng(seed).standard_normal(4)
+        blocks = (macs / (2e5 if slow else 4e5) + (0.5 if slow else 0.2)) * noise
+        return Latency(
+            device=device,
+            model=digest,
+            median_ms=float(np.median(blocks)),
+            block_medians_ms=tuple(blocks.tolist()),
+            low_ms=float(blocks.min()),
+            high_ms=float(blocks.max()),
+            n=40,
+        )
+
+
+class NamesOnly:
+    """In place of the exporter, where only the names of the files matter."""
+
+    def __init__(self, *_arguments):
+        pass
+
+    def write(self, _model, path):
+        path.write_text(path.stem)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return Exported(path, digest, len(path.stem))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    whole_set = data.load("digits")
+    return replace(
+        whole_set,
+        train_images=whole_set.train_images[:384, :, ::2, ::2].copy(),
+        train_labels=whole_set.train_labels[:384],
+        selection_images=whole_set.selection_images[:, :, ::2, ::2].copy(),
+        test_images=whole_set.test_images[:, :, ::2, ::2].copy(),
+    )
+
+
+@pytest.fixture(scope="module")
+def network(digits):
+    torch.manual_seed(0)
+    layers = []
+    for inputs, outputs in ((3, 12), (12, 16), (16, 20)):
+        layers += [
+            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        ]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 10))
+    finetune(model, digits, Recipe(epochs=8, lr=0.1, batch=32, augment=False))
+    return model
+
+
+@pytest.fixture(scope="module")
+def groups(network):
+    return trace(network, torch.rand(1, 3, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def geometry(network, groups):
+    return measure_geometry(network, groups, torch.rand(1, 3, 16, 16))
+
+
+def fingerprint(model):
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(network, groups, digits, geometry, tmp_path_factory):
+    """A whole run, its folder, its events, and what its devices were asked."""
+    folder, events = tmp_path_factory.mktemp("whole"), []
+    devices = Devices(geometry)
+    before = fingerprint(network)
+    reporter = Reporter("whole", events.append)
+    result = compress(network, groups, digits, CLUSTERS, devices, SETTINGS, folder, reporter)
+    assert fingerprint(network) == before
+    return result, folder, events, devices
+
+
+def rerun(folder, network, groups, digits, devices, settings=SETTINGS, **more):
+    return compress(network, groups, digits, CLUSTERS, devices, settings, folder, **more)
+
+
+def test_the_result_is_smaller_predicted_and_measured_faster_and_still_classifies(undisturbed):
+    result, *_ = undisturbed
+    metrics = result.metrics
+    assert metrics["macs_after"] < 0.7 * metrics["macs_before"]
+    assert metrics["measured_speedup"] > 1.2
+    assert metrics["predicted_speedup"] == pytest.approx(metrics["measured_speedup"], rel=0.15)
+    assert set(metrics["measured_ms_after"]) == set(metrics["predicted_ms_after"]) == {"0", "1"}
+    drop = metrics["accuracy_before"]["selection"] - metrics["accuracy_after"]["selection"]
+    assert 100 * drop <= SETTINGS.maximum_drop
+    assert set(metrics["surrogates"]["0"]["errors"]) == {"gbrt", "gp", "ridge"}
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_the_design_rebuilds_the_network_s_shapes_from_the_original(undisturbed, network, groups):
+    result, *_ = undisturbed
+    assert len(result.iterations) == 2
+    assert list(result.design.widths) == result.metrics["widths_after"]
+    again = prune(network, groups, Design.from_json(result.design.to_json()))
+    mine, theirs = result.network.state_dict(), again.state_dict()
+    assert {n: t.shape for n, t in mine.items()} == {n: t.shape for n, t in theirs.items()}
+
+
+def test_kept_channels_are_those_of_the_original_over_both_outer_iterations(
+    network, groups, digits, geometry, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("engine.compress.export.Template", NamesOnly)
+    # Without training the weights that are left must be the original's own, channel by channel.
+    settings = replace(
+        SETTINGS, recipe=Recipe(epochs=0), finalists=0, refinements=0, maximum_drop=100.0
+    )
+    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    assert len(result.iterations) == 2
+    assert result.iterations[1].design.widths != result.iterations[0].design.widths
+    expected = prune(network, groups, result.design).state_dict()
+    for name, tensor in result.network.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+def test_a_measurement_is_on_the_disk_before_it_is_used_and_never_taken_twice(undisturbed):
+    _, folder, _, devices = undisturbed
+    lines = [json.loads(line) for line in (folder / "measurements.jsonl").open()]
+    recorded = [(tuple(line["widths"]), line["latency"]["device"]) for line in lines]
+    assert recorded == devices.asked
+    assert len(set(recorded)) == len(recorded)
+    assert not list((folder / "candidates").iterdir())
+
+
+def test_every_step_says_how_much_there_is_and_reaches_it(undisturbed):
+    _, _, events, _ = undisturbed
+    started = {e.step: e for e in events if isinstance(e, Started)}
+    for number in ("", " 2"):
+        for kind in ("sample", "surrogates", "search", "refine", "finetune"):
+            step = kind + number
+            assert started[step].weight > 0
+            last = [e.n for e in events if isinstance(e, Advanced) and e.step == step][-1]
+            assert last == started[step].total, step
+            assert any(isinstance(e, Finished) and e.step == step for e in events)
+    curves = {e.name for e in events if isinstance(e, Scored)}
+    assert curves == {
+        "best predicted latency", "accuracy before fine-tuning", "accuracy", "loss",
+    }  # fmt: skip
+    assert any("cross-validated error" in e.text for e in events if isinstance(e, Noted))
+
+
+def test_a_run_on_copied_measurements_ends_in_the_same_network_and_measures_nothing(
+    undisturbed, network, groups, digits, geometry, tmp_path
+):
+    result, folder, *_ = undisturbed
+    shutil.copy(folder / "measurements.jsonl", tmp_path)
+    devices = Devices(geometry)
+    again = rerun(tmp_path, network, groups, digits, devices)
+    assert devices.asked == []
+    assert fingerprint(again.network) == fingerprint(result.network)
+    assert again.design == result.design
+    assert again.metrics == result.metrics
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping_at(step, count):
+    """A listener that dies when the step has got on that often."""
+    seen = []
+
+    def listen(event):
+        if isinstance(event, Advanced) and event.step == step:
+            seen.append(event)
+            if len(seen) == count:
+                raise Stop
+
+    return Reporter("stopped", listen)
+
+
+def test_a_run_stopped_anywhere_again_and_again_ends_in_the_same_network(
+    undisturbed, network, groups, digits, geometry, tmp_path
+):
+    result, folder, *_ = undisturbed
+    shutil.copy(folder / "measurements.jsonl", tmp_path)
+    devices = Devices(geometry)
+    places = [("sample", 2), ("surrogates", 1), ("search", 3), ("refine", 1), ("search", 9)]
+    places += [("finetune", 1), ("sample 2", 1), ("search 2", 5), ("finetune 2", 1)]
+    for step, count in places:
+        with pytest.raises(Stop):
+            rerun(tmp_path, network, groups, digits, devices, reporter=stopping_at(step, count))
+    for file in ("measurements.jsonl", "accuracies.jsonl"):
+        with (tmp_path / file).open("a") as stream:
+            stream.write('{"widths": [1')  # killed in the middle of a line
+    again = rerun(tmp_path, network, groups, digits, devices)
+    assert devices.asked == []
+    assert fingerprint(again.network) == fingerprint(result.network)
+    assert again.metrics == result.metrics
+
+
+def test_a_cancelled_run_says_so_and_resumes_to_the_same_network(
+    undisturbed, network, groups, digits, geometry, tmp_path
+):
+    result, folder, *_ = undisturbed
+    shutil.copy(folder / "measurements.jsonl", tmp_path)
+    devices = Devices(geometry)
+    for after in (0, 25, 60, 90):
+        questions = iter(range(after))
+        with pytest.raises(Cancelled):
+            rerun(
+                tmp_path, network, groups, digits, devices,
+                cancelled=lambda left=questions: next(left, None) is None,
+            )  # fmt: skip
+    again = rerun(tmp_path, network, groups, digits, devices)
+    assert devices.asked == []
+    assert fingerprint(again.network) == fingerprint(result.network)
+
+
+def test_a_finished_run_started_again_gives_its_result_at_once(
+    undisturbed, network, groups, digits, geometry, tmp_path
+):
+    result, folder, *_ = undisturbed
+    shutil.copytree(folder, tmp_path / "copy")
+    steps = []
+    reporter = Reporter("again", lambda event: steps.append(event.step))
+    again = rerun(tmp_path / "copy", network, groups, digits, Devices(geometry), reporter=reporter)
+    assert steps == []
+    assert fingerprint(again.network) == fingerprint(result.network)
+
+
+def test_a_result_that_loses_too_much_falls_back_to_the_last_good_network(
+    undisturbed, network, groups, digits, geometry, tmp_path
+):
+    _, folder, *_ = undisturbed
+    shutil.copy(folder / "measurements.jsonl", tmp_path)
+    # No training after pruning, and nothing may be lost.
+    settings = replace(SETTINGS, recipe=Recipe(epochs=0), maximum_drop=0.0)
+    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    assert "more than the 0 allowed" in result.stopped
+    assert result.design == whole(groups)
+    assert fingerprint(result.network) == fingerprint(network)
+    assert len(result.iterations) == 1
+    assert "measured_speedup" not in result.metrics
+
+
+def test_it_stops_at_the_target(undisturbed, network, groups, digits, geometry, tmp_path):
+    _, folder, *_ = undisturbed
+    shutil.copy(folder / "measurements.jsonl", tmp_path)
+    settings = replace(SETTINGS, target_speedup=1.05)
+    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    assert "reaches the target of 1.05" in result.stopped
+    assert len(result.iterations) == 1
+    assert result.metrics["measured_speedup"] >= 1.05
+
+
+def test_another_search_s_folder_is_refused(undisturbed, network, groups, digits, geometry):
+    _, folder, *_ = undisturbed
+    with pytest.raises(ValueError, match="another seed"):
+        rerun(folder, network, groups, digits, Devices(geometry), replace(SETTINGS, seed=1))
+
+
+def test_groups_narrow_to_those_that_tracing_the_pruned_network_finds(
+    resnet, resnet_groups, example
+):
+    design = Design(tuple(tuple(range(1, g.channels - 2)) for g in resnet_groups))
+    pruned = prune(resnet, resnet_groups, design)
+    assert narrow(resnet_groups, design) == trace(pruned, example)
+
+
+def test_a_multiple_that_leaves_nothing_to_prune_is_refused(
+    network, groups, digits, geometry, tmp_path
+):
+    settings = replace(SETTINGS, max_extra_pruning=0.1, channel_multiple=4)
+    with pytest.raises(ValueError, match="removes none"):
+        rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+
+
+def test_settings_survive_json_and_refuse_nonsense():
+    assert Settings.from_json(SETTINGS.to_json()) == SETTINGS
+    with pytest.raises(ValueError, match=r"alpha cannot be 1\.5"):
+        replace(SETTINGS, alpha=1.5)
+    with pytest.raises(ValueError, match="not a search's settings"):
+        Settings.from_json('{"colour": 1}')
