@@ -3,6 +3,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -317,19 +320,21 @@ def test_accuracy_leaves_the_mode_and_refuses_no_images(
     assert evaluate(small, images, labels)[0] == first
 
 
-def test_the_training_command_writes_weights_and_how_they_were_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def _write_npz(path: Path) -> Path:
     rng = np.random.default_rng(0)
     labels = np.arange(64) % 2
     bright = np.where(labels == 1, 200, 30)[:, None, None, None]
     images = (bright + rng.integers(0, 30, (64, 3, 8, 8))).astype(np.uint8)
-    np.savez(
-        tmp_path / "own.npz", train_images=images, train_labels=labels,
-        test_images=images, test_labels=labels,
-    )  # fmt: skip
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    return path
+
+
+def test_the_training_command_writes_weights_and_how_they_were_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = _write_npz(tmp_path / "own.npz")
     out = tmp_path / "w.safetensors"
-    arguments = ["--data", str(tmp_path / "own.npz"), "--out", str(out), "--epochs", "1"]
+    arguments = ["--data", str(own), "--out", str(out), "--epochs", "1"]
     assert main(arguments) == 0
     record = json.loads(out.with_suffix(".json").read_text())
     assert json.loads(capsys.readouterr().out) == record
@@ -337,3 +342,24 @@ def test_the_training_command_writes_weights_and_how_they_were_made(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["own.npz", "w.json", "w.safetensors"]
     assert main(["--data", str(tmp_path), "--out", str(out)]) == 1
     assert "no CIFAR-10 in this folder" in capsys.readouterr().err
+
+
+def test_a_process_killed_in_the_middle_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    own = _write_npz(tmp_path / "own.npz")
+    killed, whole = tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
+    common = ["--data", str(own), "--epochs", "12", "--batch", "16"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.models.train", *common, "--out", str(killed)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # ends when the process does
+        if line.startswith("epoch 3: loss"):
+            process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert killed.with_suffix(".checkpoint").exists()
+    assert not killed.exists()
+    assert main([*common, "--out", str(killed)]) == 0
+    assert main([*common, "--out", str(whole)]) == 0
+    assert killed.read_bytes() == whole.read_bytes()
