@@ -27,6 +27,7 @@ OnStage = Callable[[str, str], None]
 
 _OUTAGES = 3  # lost connections in a row that one step lives through
 _START_S = 10.0  # seconds that a runner may take to say its first word
+_START_BLOCK_S, _MODEL_S = 0.4, 0.25  # a first guess of a block's length: start, each model
 _GRACE_S = 30.0  # beyond its own time limit
 
 
@@ -58,15 +59,15 @@ class Bench:
         found = {name: getattr(section, name) for name in names if hasattr(section, name)}
         return cls(**{**found, **changes})
 
-    def block_estimate(self, models: int) -> float:
-        """Return about how many seconds a block of that many models takes on a usual device."""
-        return 0.4 + models * (0.05 + self.warmup_s + self.block_s)
+    def block_limit(self, models: int) -> float:
+        """Return about how many seconds a block of that many models may take at most."""
+        return 1.0 + models * (0.2 + self.warmup_s + self.block_s)
 
     def request(self, payloads: Sequence[Payload], block_s: float) -> dict[str, Any]:
         """Return what the runner is asked; `block_s` is how long a block should take."""
         asked = asdict(self)
         del asked["keep_models"]
-        whole = min(self.time_limit_s, self.blocks_max * block_s)
+        whole = min(self.time_limit_s, self.blocks_max * self.block_limit(len(payloads)))
         return {
             **asked,
             "version": 1,
@@ -77,22 +78,28 @@ class Bench:
 
 
 class Pace:
-    """How much slower than estimated each device gets through a block, as learned so far."""
+    """How long each device takes for one model in a block, as learned from its runs so far."""
 
     def __init__(self) -> None:
-        self._factors: dict[str, float] = {}
+        self._learned: dict[tuple[str, Bench], float] = {}
 
-    def factor(self, device: str) -> float:
-        """Return by what to multiply an estimate."""
-        return self._factors.get(device, 1.0)
+    def known(self, device: str, bench: Bench) -> bool:
+        """Whether a run of this kind has been seen on the device."""
+        return (device, bench) in self._learned
 
-    def saw(self, device: str, estimate: float, early: bool, parsed: results.Parsed) -> None:
+    def block_s(self, device: str, bench: Bench, models: int) -> float:
+        """Return how many seconds a block should take."""
+        return _START_BLOCK_S + models * self._learned.get((device, bench), _MODEL_S)
+
+    def saw(self, device: str, bench: Bench, models: int, parsed: results.Parsed) -> None:
         """Learn from the first look at a run: whether it came early, and what the device says."""
-        factor = self.factor(device) * (1.3 if early else 0.95)
+        each = self._learned.get((device, bench), _MODEL_S)
+        each *= 0.95 if parsed.finished or parsed.blocks >= bench.blocks_min else 1.3
         if parsed.section and parsed.section[0] and parsed.expected_s:  # a block was timed
             first, last = parsed.section
-            factor = 1.05 * parsed.expected_s / (last - first + 1) / estimate
-        self._factors[device] = min(max(factor, 0.2), 30.0)
+            block_s = 1.05 * parsed.expected_s / (last - first + 1)
+            each = (block_s - _START_BLOCK_S) / models
+        self._learned[device, bench] = max(each, 0.02)
 
 
 class Visit:
@@ -150,14 +157,13 @@ class Visit:
         target = self._target
         yield NeedSlot(target.host_group or f"device {target.name}", self._cores)
         self._stage("starting")
-        block_s = self._bench.block_estimate(len(self._payloads)) * self._pace.factor(target.name)
+        block_s = self._pace.block_s(target.name, self._bench, len(self._payloads))
         request = self._bench.request(self._payloads, block_s)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         job = RemoteJob(f"{stamp}-{secrets.token_hex(4)}")
         self._job = job
-        started = time.time()
-        yield from self._do(lambda connection: job.start(connection, request, self._runner.name))
-        return (yield from self._collect(job, started, request))
+        yield from self._do(partial(job.start, request=request, runner=self._runner.name))
+        return (yield from self._collect(job, time.time(), request))
 
     def _upload(self, connection: Connection) -> tuple[Payload, ...]:
         """Bring runner and models; return the models that were not there before."""
@@ -181,7 +187,9 @@ class Visit:
         """Fetch when a timed section should be over, and not before, until the run has ended."""
         bench, digests = self._bench, [payload.digest for payload in self._payloads]
         text, blocks, limit = bytearray(), -1, time.monotonic() + bench.time_limit_s + _GRACE_S
-        wait = bench.blocks_min * request["expected_block_s"] + 0.3
+        # Of a device that is not known yet, the first block tells how long the others take.
+        known = self._pace.known(self._target.name, bench)
+        wait = request["expected_block_s"] * (bench.blocks_min if known else 1) + 0.3
         self._stage("timing")
         while True:
             yield Pause(min(wait, 0.8 * request["lease_s"]))
@@ -194,8 +202,7 @@ class Visit:
                 started=started,
             )
             if blocks < 0:
-                early = not parsed.finished and parsed.blocks < bench.blocks_min
-                self._pace.saw(self._target.name, bench.block_estimate(len(digests)), early, parsed)
+                self._pace.saw(self._target.name, bench, len(digests), parsed)
             if parsed.finished:
                 return [self._marked(parsed.latencies[digest]) for digest in digests]
             self._check_running(state, job, started)

@@ -70,7 +70,7 @@ alive "$1" || exit 0
 group() {{ kill -s "$1" -- "-$pid" 2>/dev/null; }}
 group TERM
 n=0
-while group 0 && [ $n -lt 20 ]; do sleep 0.1 2>/dev/null || sleep 1; n=$((n + 1)); done
+while alive "$1" && [ $n -lt 20 ]; do sleep 0.1 2>/dev/null || sleep 1; n=$((n + 1)); done
 group KILL
 true
 """
