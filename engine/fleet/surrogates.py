@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -99,15 +99,7 @@ class Surrogate:
         Raises:
             ValueError: too few designs, or a latency that is not a positive number.
         """
-        measured = np.asarray(latencies, dtype=np.float64)
-        if len(measured) < LEAST:
-            raise ValueError(
-                f"{len(measured)} measured designs are too few to predict from: "
-                f"measure {LEAST} at least"
-            )
-        if not (np.isfinite(measured).all() and (measured > 0).all()):
-            raise ValueError("every latency to learn from is a positive number of milliseconds")
-        features, targets = self._geometry.features(widths), np.log(measured)
+        features, targets = self._checked(widths, latencies)
         weights = self._geometry.weights
         models = {k: _Scaled(_regressor(k, self._seed), weights) for k in KINDS}
         errors = {
@@ -121,9 +113,37 @@ class Surrogate:
         floor = None
         if repeatability is not None:
             # The mean absolute value of a normal variable is 0.798 of its deviation.
-            floor = float(100 * np.sqrt(2 / np.pi) * np.mean(np.asarray(repeatability)))
-        self._report = Report(kind, len(measured), errors, floor)
+            floor = float(100 * np.sqrt(2 / np.pi * np.mean(np.square(repeatability))))
+        self._report = Report(kind, len(targets), errors, floor)
         return self
+
+    def refit(self, widths: ArrayLike, latencies: ArrayLike) -> Surrogate:
+        """Return a surrogate of the same kind that has learned from more designs.
+
+        Nothing is cross-validated, which takes most of the time: errors and floor in its report
+        are those of before.
+
+        Raises:
+            ValueError: this one has not been fitted, or as with `fit`.
+        """
+        report = self.report
+        features, targets = self._checked(widths, latencies)
+        twin = Surrogate(self._geometry, self._kind, self._folds, self._seed)
+        twin._fitted = _Scaled(_regressor(report.kind, self._seed), self._geometry.weights)
+        twin._fitted.fit(features, targets)
+        twin._report = replace(report, samples=len(targets))
+        return twin
+
+    def _checked(self, widths: ArrayLike, latencies: ArrayLike) -> tuple[Array, Array]:
+        measured = np.asarray(latencies, dtype=np.float64)
+        if len(measured) < LEAST:
+            raise ValueError(
+                f"{len(measured)} measured designs are too few to predict from: "
+                f"measure {LEAST} at least"
+            )
+        if not (np.isfinite(measured).all() and (measured > 0).all()):
+            raise ValueError("every latency to learn from is a positive number of milliseconds")
+        return self._geometry.features(widths), np.log(measured)
 
     def predict(self, widths: ArrayLike) -> Array:
         """Return milliseconds (n,) of designs (n, G).
