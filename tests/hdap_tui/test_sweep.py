@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import textwrap
@@ -88,11 +89,11 @@ def home(lab: Any, device: str) -> Path:
 
 def runners(lab: Any) -> list[str]:
     """Command lines of the runners that live on the lab's devices."""
-    found = subprocess.run(
-        ["ps", "-ewwo", "stat=,args="], capture_output=True, text=True, check=True
-    )
-    rows = [row.split(None, 1) for row in found.stdout.splitlines()]
-    return [args for stat, args in rows if str(lab.state) in args and ".py" in args]
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(file.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+    return [command for command in found if str(lab.state) in command and ".py" in command]
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> None:
