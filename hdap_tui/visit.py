@@ -119,7 +119,9 @@ class Visit:
         cancelled: Callable[[], bool],
     ) -> None:
         self._target, self._bench, self._pool = target, bench, pool
-        self._payloads, self._runner = list(dict.fromkeys(payloads)), runner
+        self._digests = [payload.digest for payload in payloads]
+        self._payloads = list({payload.digest: payload for payload in payloads}.values())
+        self._runner = runner
         self._cores, self._pace = cores, pace
         self._on_stage, self._cancelled = on_stage, cancelled
         self._began = time.monotonic()
@@ -134,7 +136,7 @@ class Visit:
         except DeviceError as error:
             self._give_up(error)
             self._stage(f"failed: {error.kind}")
-            latencies = [self._failure(payload, error) for payload in self._payloads]
+            latencies = [self._failure(digest, error) for digest in self._digests]
         except (Cancelled, GeneratorExit):
             self._end_job(ask_first=True)
             self._stage("cancelled")
@@ -204,7 +206,7 @@ class Visit:
             if blocks < 0:
                 self._pace.saw(self._target.name, bench, len(digests), parsed)
             if parsed.finished:
-                return [self._marked(parsed.latencies[digest]) for digest in digests]
+                return [self._marked(parsed.latencies[digest]) for digest in self._digests]
             self._check_running(state, job, started)
             if time.monotonic() > limit:
                 raise _OverdueError(
@@ -245,10 +247,10 @@ class Visit:
     def _marked(self, latency: Latency) -> Latency:
         return replace(latency, emulated=latency.emulated or self._target.emulated)
 
-    def _failure(self, payload: Payload, error: DeviceError) -> Latency:
+    def _failure(self, digest: str, error: DeviceError) -> Latency:
         return Latency(
             device=self._target.name,
-            model=payload.digest,
+            model=digest,
             emulated=self._target.emulated,
             at=_now(),
             error=str(error.kind),

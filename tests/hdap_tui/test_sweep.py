@@ -135,6 +135,17 @@ def test_eight_models_are_timed_interleaved_in_one_run(
     assert stages.of(target.name).count("starting") == 1
 
 
+def test_two_files_with_one_content_are_timed_once_and_answered_twice(
+    fleet: Fleet, models: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "copy.onnx").write_bytes(models[0].read_bytes())
+    target = next(iter(fleet.members.values()))
+    found = fleet.visit(target, [models[0], tmp_path / "copy.onnx"])
+    assert len(found) == 2
+    assert found[0] == found[1]
+    assert found[0].ok
+
+
 def test_the_engine_can_ask_by_name(fleet: Fleet, models: list[Path]) -> None:
     names = list(fleet.members)[:2]
     found = list(fleet.measure([(model, name) for name in names for model in models[:2]]))
