@@ -24,7 +24,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 setup: $(VENV)/.dev ## Set up the environment for working on the project
 
 demo: $(VENV)/.lab ## Start the emulated fleet and the dashboard (HEADLESS=1: print a report)
-	@$(BIN)/hdap demo $(if $(HEADLESS),--headless)
+	@$(if $(HEADLESS),$(BIN)/hdap demo,$(BIN)/hdap lab up >/dev/null && $(BIN)/hdap)
 
 test: $(VENV)/.dev ## Run the whole test suite
 	$(BIN)/python -m pytest

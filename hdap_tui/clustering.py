@@ -44,7 +44,7 @@ def cluster_fleet(
     # A model that nobody could run tells nothing about anybody.
     columns = np.flatnonzero(np.isfinite(latencies[measured]).any(axis=0))
     table = latencies[:, columns]
-    used = [models[column] for column in columns]
+    used = [models[int(column)] for column in columns]
     sigma = measurements.relative_sigma(store, [model.digest for model in used], sweep)
     own = settings.clusters
     found = cluster(

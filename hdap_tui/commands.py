@@ -362,13 +362,10 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "demo",
-        "Run the whole job on a fresh emulated lab, from the first sweep to the proof.",
+        "Run the whole job on a fresh emulated lab, from the first sweep to the proof: a report.",
         "E",
         _action("demo:demo"),
-        (
-            Parameter("headless", "No screen: print a report.", kind="flag"),
-            Parameter("devices", "How many emulated devices.", kind="integer", default=12),
-        ),
+        (Parameter("devices", "How many emulated devices.", kind="integer", default=12),),
         long=True,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import getpass
 import os
 import re
@@ -92,6 +93,12 @@ class Settings:
         from platformdirs import user_state_path
 
         return user_state_path("hdap") / self.fleet.name
+
+    def in_state(self, folder: Path) -> Settings:
+        """Return the same settings with everything kept in another folder."""
+        other = copy.copy(self)
+        other.__dict__["state_dir"] = folder.absolute()
+        return other
 
     @property
     def database(self) -> Path:

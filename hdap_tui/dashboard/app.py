@@ -64,8 +64,9 @@ def check_terminal() -> None:
     """
     if os.environ.get("TERM", "dumb") in {"dumb", ""}:
         problem = "The terminal can show no screen (TERM is dumb or not set)"
-    elif not (sys.stdin.isatty() and sys.stdout.isatty()):
-        problem = "The dashboard needs a terminal, and input or output is none"
+    elif not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        # Textual draws on standard error, so that one counts as much as the others.
+        problem = "The dashboard needs a terminal for input, output and errors"
     else:
         return
     raise TerminalError(

@@ -138,6 +138,8 @@ class _Compression:
             evaluations=asked.evaluations,
             population=asked.population,
             alpha=asked.alpha,
+            channel_multiple=asked.channel_multiple,
+            reestimate=True,
             max_extra_pruning=asked.max_extra_pruning,
             maximum_drop=asked.maximum_drop,
             target_speedup=asked.target_speedup or None,
@@ -157,7 +159,9 @@ class _Compression:
                 schedule=tuning.schedule,
                 distill=tuning.distill,
                 seed=asked.seed,
-                threads=self.threads,
+                # Small networks: a second thread waits more than it computes.
+                threads=1,
+                bf16=tuning.bf16,
             ),
         )
 
@@ -338,7 +342,9 @@ def _measuring(
     names = {name for cluster in request["clusters"] for name in cluster["devices"]}
     members = [device for device in settings.devices if device.name in names]
     # Candidates are many and of no use afterwards: they do not stay on the devices.
-    bench = Bench.of(settings.benchmark, keep_models=False)
+    # The surrogates average over designs, so each is measured briefly.
+    blocks = settings.benchmark.blocks_min
+    bench = Bench.of(settings.benchmark, keep_models=False, blocks_max=blocks)
     with Fleet.of(settings, bench, members) as fleet:
         yield fleet, fleet.measure
 

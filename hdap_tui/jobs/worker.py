@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -17,6 +18,8 @@ from hdap_tui.progress import WHOLE
 def main(path: Path) -> int:
     """Work on the job until it is done, cancelled or broken; return the exit status."""
     folder = JobFolder(path)
+    # Whatever the settings say by now: the job belongs to the state folder that it lies in.
+    os.environ["HDAP_STATE"] = str(path.absolute().parents[1])
     signal.signal(signal.SIGTERM, _raise_interrupt)
     with folder.working():
         past, _ = folder.events()

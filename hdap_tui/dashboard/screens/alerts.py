@@ -44,9 +44,12 @@ class AlertsScreen(TableView):
 
     def body(self) -> Iterable[Widget]:
         """Return table and details."""
-        yield Container(self.table(), self.filter_line(), id="upper")
-        details = VerticalScroll(Static(id="details"), id="details-box", can_focus=False)
-        yield Container(details, LineChart(self.palette, id="history"), id="lower")
+        yield Container(*self.filtered(), id="upper")
+        self._details = Static(id="details")
+        self._chart = LineChart(self.palette, id="history")
+        details = VerticalScroll(self._details, id="details-box", can_focus=False)
+        self._lower = Container(details, self._chart, id="lower")
+        yield self._lower
 
     def table(self) -> Table[AlertRow]:
         """Return the table of alerts."""
@@ -76,7 +79,7 @@ class AlertsScreen(TableView):
         row: AlertRow | None = self.main.current
         if row is not None and row.id != self._events_of:
             self._events, self._events_of = (), row.id
-            self.query_one("#lower").set_class(row.scope == "device", "-charted")
+            self._lower.set_class(row.scope == "device", "-charted")
             self._read(row)
         self._show_details()
 
@@ -99,7 +102,7 @@ class AlertsScreen(TableView):
         snapshot = self.dash.snapshot
         if row is not None and snapshot is not None and row.subject == message.device:
             plot = history_plot(message.points, snapshot, row.baseline_ms, self.dash.now())
-            self.query_one("#history", LineChart).show(plot)
+            self._chart.show(plot)
 
     def _show_details(self) -> None:
         row: AlertRow | None = self.main.current
@@ -107,7 +110,7 @@ class AlertsScreen(TableView):
         room = self.size.width // (2 if self.size.width >= NARROW else 1) - 3
         if row is not None:
             text = alert_facts(row, self._events, self.dash.now(), self.palette, room)
-        self.query_one("#details", Static).update(text)
+        self._details.update(text)
 
 
 def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:

@@ -71,12 +71,19 @@ class HdapScreen(Screen[Any]):
         return self.dash.palette
 
     def compose(self) -> ComposeResult:
-        """Lay the screen out."""
-        yield Line(self.palette, id="fleet")
-        yield Line(self.palette, id="tabs")
+        """Lay the screen out.
+
+        Parts are kept as attributes: a message may come after the screen was closed, when its
+        parts are found by nobody any more.
+        """
+        self._lines = {
+            name: Line(self.palette, id=name) for name in ("fleet", "tabs", "tasks", "keys")
+        }
+        yield self._lines["fleet"]
+        yield self._lines["tabs"]
         yield from self.body()
-        yield Line(self.palette, id="tasks")
-        yield Line(self.palette, id="keys")
+        yield self._lines["tasks"]
+        yield self._lines["keys"]
 
     def body(self) -> Iterable[Widget]:
         """Return what stands between the header and the keys."""
@@ -113,7 +120,7 @@ class HdapScreen(Screen[Any]):
 
     def refresh_data(self) -> None:
         """Show the latest snapshot, unless it is on the screen already."""
-        snapshot = self.dash.snapshot
+        snapshot = self.dash.snapshot if self.is_mounted else None
         if snapshot is not None and snapshot.version != self._shown_version:
             self._shown_version = snapshot.version
             self.apply(snapshot)
@@ -123,18 +130,18 @@ class HdapScreen(Screen[Any]):
         if not self.is_mounted:
             return
         dash, width = self.dash, self.size.width
-        self.query_one("#fleet", Line).show(*fleet_line(dash.snapshot, dash.read_only, width))
+        self._lines["fleet"].show(*fleet_line(dash.snapshot, dash.read_only, width))
         marks = len(dash.marks)
-        self.query_one("#tabs", Line).show(
+        self._lines["tabs"].show(
             *tab_line(dash.snapshot, self.view, dash.watching, dash.activity, marks, width)
         )
-        tasks = self.query_one("#tasks", Line)
+        tasks = self._lines["tasks"]
         pieces = dash.desk.pieces()
         tasks.display = bool(pieces[0])
         tasks.show(*pieces)
         common = keys_line(COMMON, width)
         room = width - sum(len(piece.text) for piece in common)
-        self.query_one("#keys", Line).show(keys_line(self.hints, room), common)
+        self._lines["keys"].show(keys_line(self.hints, room), common)
 
 
 def keys_line(hints: tuple[Hint, ...], room: int) -> list[Piece]:
@@ -152,33 +159,32 @@ def keys_line(hints: tuple[Hint, ...], room: int) -> list[Piece]:
 class TableView(HdapScreen):
     """A view around a table, with a filter."""
 
+    main: Table[Any]
+
     def body(self) -> Iterable[Widget]:
         """Return the table and its filter."""
-        yield self.table()
-        yield self.filter_line()
+        yield from self.filtered()
+
+    def filtered(self) -> Iterable[Widget]:
+        """Return the main table, and the hidden line of its filter."""
+        self.main = self.table()
+        self._box = Input(
+            placeholder="words to look for, !word to leave out", id="filter", compact=True
+        )
+        self._found = Label(id="filter-count")
+        mark = Label(" / ", id="filter-mark")
+        self._filter_line = Horizontal(mark, self._box, self._found, id="filter-line")
+        self._filter_line.display = False
+        return self.main, self._filter_line
 
     def table(self) -> Table[Any]:
         """Return a new main table, its id `main`."""
         raise NotImplementedError
 
-    def filter_line(self) -> Widget:
-        """Return the hidden line for the filter."""
-        box = Input(placeholder="words to look for, !word to leave out", id="filter", compact=True)
-        line = Horizontal(
-            Label(" / ", id="filter-mark"), box, Label(id="filter-count"), id="filter-line"
-        )
-        line.display = False
-        return line
-
-    @property
-    def main(self) -> Table[Any]:
-        """The main table."""
-        return self.query_one("#main", Table)
-
     def action_filter(self) -> None:
         """Open the filter."""
-        self.query_one("#filter-line").display = True
-        self.query_one("#filter", Input).focus()
+        self._filter_line.display = True
+        self._box.focus()
 
     @on(Input.Changed, "#filter")
     def _filter(self, event: Input.Changed) -> None:
@@ -189,19 +195,18 @@ class TableView(HdapScreen):
     def _count(self) -> None:
         table = self.main
         text = f"{len(table.rows)} of {table.total}" if table.wanted else ""
-        self.query_one("#filter-count", Label).update(text)
+        self._found.update(text)
 
     @on(Input.Submitted, "#filter")
     def _keep_filter(self) -> None:
-        self.query_one("#filter-line").display = bool(self.main.wanted)
+        self._filter_line.display = bool(self.main.wanted)
         self.main.focus()
 
     def step_back(self) -> bool:
         """Clear the filter first, then the marks."""
-        line = self.query_one("#filter-line")
-        if line.display or self.main.wanted:
-            line.display = False
-            self.query_one("#filter", Input).value = ""
+        if self._filter_line.display or self.main.wanted:
+            self._filter_line.display = False
+            self._box.value = ""
             self.main.filter("")
             self.main.focus()
             return True

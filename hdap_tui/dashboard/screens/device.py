@@ -42,16 +42,17 @@ class DeviceScreen(HdapScreen):
 
     def body(self) -> Iterable[Widget]:
         """Return facts, chart and table."""
-        facts = Vertical(Static(id="facts"), id="facts-box")
-        chart = LineChart(self.palette, id="history")
-        yield Container(facts, chart, id="device-top")
-        yield Table(
+        self._facts = Static(id="facts")
+        self._chart = LineChart(self.palette, id="history")
+        yield Container(Vertical(self._facts, id="facts-box"), self._chart, id="device-top")
+        self._table: Table[Point] = Table(
             _columns(),
             key=lambda p: f"{p.at} {p.model}",
             empty="Nothing has been measured on this device yet: press b to time its model.",
             palette=self.palette,
             id="main",
         )
+        yield self._table
 
     def selection(self) -> Selection:
         """Return the device."""
@@ -60,11 +61,10 @@ class DeviceScreen(HdapScreen):
     def apply(self, snapshot: FleetSnapshot) -> None:
         """Show what is known now, and read the history anew."""
         row = self._row(snapshot)
-        facts = self.query_one("#facts", Static)
         if row is None:
-            facts.update(Text(f"No device is called {clean(self.device, 60)}: press 1."))
+            self._facts.update(Text(f"No device is called {clean(self.device, 60)}: press 1."))
             return
-        facts.update(device_facts(row, snapshot, self.dash.now(), self.palette, self._room))
+        self._facts.update(device_facts(row, snapshot, self.dash.now(), self.palette, self._room))
         self._read()
 
     @work(thread=True, exclusive=True, group="history", exit_on_error=False)
@@ -76,12 +76,12 @@ class DeviceScreen(HdapScreen):
     def _show_history(self, message: HistoryRead) -> None:
         self._points = message.points
         snapshot = self.dash.snapshot
-        self.query_one("#main", Table).show(list(reversed(self._points)))
+        self._table.show(list(reversed(self._points)))
         if snapshot is not None:
             row = self._row(snapshot)
             baseline = row.baseline_ms if row else None
             plot = history_plot(self._points, snapshot, baseline, self.dash.now())
-            self.query_one("#history", LineChart).show(plot)
+            self._chart.show(plot)
 
     @property
     def _room(self) -> int:

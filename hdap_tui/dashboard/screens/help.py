@@ -80,12 +80,13 @@ class HelpScreen(TableView):
     def body(self) -> Iterable[Widget]:
         """Return the table, its filter, and the whole sentence of the line one is on."""
         yield from super().body()
-        yield Static(id="sentence")
+        self._sentence = Static(id="sentence")
+        yield self._sentence
 
     @on(Table.Highlighted)
     def _highlighted(self) -> None:
         entry: Entry | None = self.main.current
-        self.query_one("#sentence", Static).update(Text(entry.help if entry else ""))
+        self._sentence.update(Text(entry.help if entry else ""))
 
 
 def entries(read_only: bool) -> list[Entry]:

@@ -44,8 +44,9 @@ class JobsScreen(TableView):
 
     def body(self) -> Iterable[Widget]:
         """Return table and pane."""
-        yield Container(self.table(), self.filter_line(), id="upper")
-        yield JobPane(self.palette, id="lower")
+        yield Container(*self.filtered(), id="upper")
+        self._pane = JobPane(self.palette, id="lower")
+        yield self._pane
 
     def table(self) -> Table[JobRow]:
         """Return the table of jobs."""
@@ -80,13 +81,12 @@ class JobsScreen(TableView):
     @on(Table.Highlighted, "#main")
     def _highlighted(self) -> None:
         row: JobRow | None = self.main.current
-        pane = self.query_one(JobPane)
-        pane.show_row(row)
+        self._pane.show_row(row)
         if row is None:
             self._follower = None
         elif self._follower is None or self._follower.job != row.id:
             self._follower = Follower(self.dash.source, row.id)
-            pane.show_view(None)
+            self._pane.show_view(None)
             self._read_on()
         elif row.state in LIVE and self._timer is None:
             self._read_on()
@@ -111,7 +111,7 @@ class JobsScreen(TableView):
         if self._follower is None or message.job != self._follower.job or row is None:
             return
         if message.view is not None:
-            self.query_one(JobPane).show_view(message.view)
+            self._pane.show_view(message.view)
         # Once more after its end, for the last events.
         if row.state in LIVE or message.view is not None:
             self._timer = self.set_timer(READ_S, self._read_on)

@@ -37,18 +37,14 @@ class MapScreen(HdapScreen):
 
     def body(self) -> Iterable[Widget]:
         """Return map and panel."""
-        yield Static(id="map-title")
-        panel = Vertical(
-            VerticalScroll(Static(id="clusters"), id="clusters-box", can_focus=False),
-            Static(id="picked"),
-            id="panel",
-        )
-        yield Horizontal(Scatter(self.palette, id="main"), panel, id="map-body")
-
-    @property
-    def scatter(self) -> Scatter:
-        """The map."""
-        return self.query_one("#main", Scatter)
+        self._title = Static(id="map-title")
+        self._clusters = Static(id="clusters")
+        self._device = Static(id="picked")
+        self.scatter = Scatter(self.palette, id="main")
+        yield self._title
+        clusters = VerticalScroll(self._clusters, id="clusters-box", can_focus=False)
+        panel = Vertical(clusters, self._device, id="panel")
+        yield Horizontal(self.scatter, panel, id="map-body")
 
     def selection(self) -> Selection:
         """Return the selected device."""
@@ -60,7 +56,7 @@ class MapScreen(HdapScreen):
         self._show_title(snapshot.map)
         width = 42 if self.size.width >= NARROW else 27
         clusters = cluster_lines(snapshot.map, self.palette, width)
-        self.query_one("#clusters", Static).update(clusters)
+        self._clusters.update(clusters)
         self._show_device([self.scatter.device])
 
     def on_resize(self) -> None:
@@ -110,19 +106,20 @@ class MapScreen(HdapScreen):
                 f"{when} old" if when else "",
             ]
             title.append("  " + "  ".join(word for word in words if word), self.palette["muted"])
-        self.query_one("#map-title", Static).update(title)
+        self._title.update(title)
 
     def _show_device(self, names: Sequence[str]) -> None:
         snapshot = self.dash.snapshot
         rows = [d for d in snapshot.devices if d.name in set(names)] if snapshot else []
-        box = self.query_one("#picked", Static)
         if snapshot is None or not rows:
-            box.update(Text("No device is selected.", style=self.palette["muted"]))
+            self._device.update(Text("No device is selected.", style=self.palette["muted"]))
         elif len(rows) == 1:
-            box.update(self._one(rows[0], snapshot))
+            self._device.update(self._one(rows[0], snapshot))
         else:
             title = Text(f"{count(len(rows), 'device')} here", style=self.palette["title"])
-            box.update(Text("\n").join([title, Text(listed([row.name for row in rows], 12))]))
+            self._device.update(
+                Text("\n").join([title, Text(listed([row.name for row in rows], 12))])
+            )
 
     def _one(self, row: DeviceRow, snapshot: FleetSnapshot) -> Text:
         title = Text(clean(row.name, 60), style=self.palette["title"], no_wrap=True)

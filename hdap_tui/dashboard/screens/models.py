@@ -34,14 +34,15 @@ class ModelsScreen(TableView):
 
     def body(self) -> Iterable[Widget]:
         """Return models, details and deployments."""
-        yield Container(self.table(), self.filter_line(), id="upper")
-        details = VerticalScroll(Static(id="details"), id="model-details", can_focus=False)
-        deployments = Vertical(
-            Static(Text("deployments", style=self.palette["title"]), id="deployments-title"),
-            self._deployments(),
-            id="deployments-box",
+        yield Container(*self.filtered(), id="upper")
+        self._details = Static(id="details")
+        self._deployments = self._deployment_table()
+        title = Static(Text("deployments", style=self.palette["title"]), id="deployments-title")
+        yield Container(
+            VerticalScroll(self._details, id="model-details", can_focus=False),
+            Vertical(title, self._deployments, id="deployments-box"),
+            id="lower",
         )
-        yield Container(details, deployments, id="lower")
 
     def table(self) -> Table[ModelRow]:
         """Return the table of models."""
@@ -54,7 +55,7 @@ class ModelsScreen(TableView):
             id="main",
         )
 
-    def _deployments(self) -> Table[DeploymentRow]:
+    def _deployment_table(self) -> Table[DeploymentRow]:
         return Table(
             deployment_columns(self.dash.now),
             key=lambda row: str(row.id),
@@ -66,7 +67,7 @@ class ModelsScreen(TableView):
     def apply(self, snapshot: FleetSnapshot) -> None:
         """Show models and deployments."""
         self.main.show(snapshot.models)
-        self.query_one("#deployments", Table).show(snapshot.deployments)
+        self._deployments.show(snapshot.deployments)
 
     def selection(self) -> Selection:
         """Return the model, and the devices that are marked in the fleet."""
@@ -84,7 +85,7 @@ class ModelsScreen(TableView):
         room = int(self.size.width * (0.4 if self.size.width >= NARROW else 1)) - 3
         if row is not None and snapshot is not None:
             text = model_facts(row, snapshot.models, self.palette, room)
-        self.query_one("#details", Static).update(text)
+        self._details.update(text)
 
 
 def model_columns(now: Clock) -> Sequence[Column[ModelRow]]:

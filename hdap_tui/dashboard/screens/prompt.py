@@ -44,12 +44,14 @@ class PromptScreen(ModalScreen[str]):
 
     def compose(self) -> ComposeResult:
         """Lay the prompt out at the foot of the screen."""
+        self._list, self._hint = Static(id="found"), Static(id="hint")
+        self._line = Input(self._text, id="line", compact=True, select_on_focus=False)
         with Vertical(id="prompt"):
-            yield Static(id="found")
-            yield Static(id="hint")
+            yield self._list
+            yield self._hint
             with Horizontal(id="prompt-line"):
                 yield Label(":", id="colon")
-                yield Input(self._text, id="line", compact=True, select_on_focus=False)
+                yield self._line
 
     def on_mount(self) -> None:
         """Show what may be typed."""
@@ -71,7 +73,7 @@ class PromptScreen(ModalScreen[str]):
         """Type on as far as all suggestions agree; the first one where they do not."""
         if not self._found:
             return
-        line = self.query_one(Input)
+        line = self._line
         shared = _beginning(self._found)
         text = shared if len(shared) > len(line.value) else self._found[0]
         line.value = text if text != line.value else f"{text} "
@@ -81,7 +83,7 @@ class PromptScreen(ModalScreen[str]):
         """Go through the lines typed before."""
         history = self.dash.desk.history
         self._place = max(-len(history), min(0, self._place + by))
-        line = self.query_one(Input)
+        line = self._line
         line.value = history[self._place] if self._place else ""
         line.cursor_position = len(line.value)
 
@@ -93,13 +95,11 @@ class PromptScreen(ModalScreen[str]):
         )
         if len(self._found) > SHOWN:
             lines.append(f"\n… {len(self._found) - SHOWN} more", palette["muted"])
-        found = self.query_one("#found", Static)
-        found.display = bool(self._found)
-        found.update(lines)
+        self._list.display = bool(self._found)
+        self._list.update(lines)
         said = hint(text)
-        line = self.query_one("#hint", Static)
-        line.display = bool(said)
-        line.update(Text(said, style=palette["muted"]))
+        self._hint.display = bool(said)
+        self._hint.update(Text(said, style=palette["muted"]))
 
 
 def _beginning(lines: list[str]) -> str:

@@ -45,6 +45,7 @@ class ResultScreen(HdapScreen):
                 palette=self.palette,
                 id="main",
             )
+            self._table = table
             yield table
         text = self._outcome.text.strip()
         if text or rows is None:
@@ -58,7 +59,7 @@ class ResultScreen(HdapScreen):
         """Fill the table."""
         super().on_mount()
         if self._outcome.table is not None:
-            self.query_one("#main", Table).show(list(enumerate(self._outcome.table.rows)))
+            self._table.show(list(enumerate(self._outcome.table.rows)))
 
 
 def _columns(rows: Rows) -> list[Column[Line]]:

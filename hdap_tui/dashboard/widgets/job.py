@@ -29,16 +29,16 @@ class JobPane(Container):
         self._palette = palette
         self._row: JobRow | None = None
         self._view: JobView | None = None
+        self._bar, self._steps, self._log = (
+            Static(id=name) for name in ("job-bar", "job-steps", "job-log")
+        )
+        self._curves = [LineChart(palette, id=f"curve-{i}") for i in range(len(CURVES))]
 
     def compose(self) -> ComposeResult:
         """Lay the pane out."""
-        yield Static(id="job-bar")
-        with Horizontal(id="job-body"):
-            yield Static(id="job-steps")
-            with Vertical(id="job-curves"):
-                yield LineChart(self._palette, id="curve-0")
-                yield LineChart(self._palette, id="curve-1")
-        yield Static(id="job-log")
+        yield self._bar
+        yield Horizontal(self._steps, Vertical(*self._curves, id="job-curves"), id="job-body")
+        yield self._log
 
     def show_row(self, row: JobRow | None) -> None:
         """Show what the store knows about the job."""
@@ -50,14 +50,14 @@ class JobPane(Container):
         self._view = view
         self._draw_bar()
         steps = view.steps if view else ()
-        self.query_one("#job-steps", Static).update(Text("\n").join(map(self._step, steps)))
+        self._steps.update(Text("\n").join(map(self._step, steps)))
         self._draw_log()
         # Where there is room for one curve only, the later one counts.
         self.set_class(
             bool(view and any("accuracy" in c[0].lower() for c in view.curves)), "-epochs"
         )
-        for index, (word, empty) in enumerate(CURVES):
-            self.query_one(f"#curve-{index}", LineChart).show(_plot(view, word, empty))
+        for chart, (word, empty) in zip(self._curves, CURVES, strict=True):
+            chart.show(_plot(view, word, empty))
 
     def on_resize(self) -> None:
         """Show as much of the log as there is room for."""
@@ -66,18 +66,16 @@ class JobPane(Container):
             self.call_after_refresh(self._draw_log)
 
     def _draw_log(self) -> None:
-        box = self.query_one("#job-log", Static)
         lines = self._view.log if self._view else ()
-        room = max(1, box.size.height)
+        room = max(1, self._log.size.height - 1)
         text = Text("\n".join(lines[-room:]), style=self._palette["muted"], no_wrap=True)
         text.overflow = "ellipsis"
-        box.update(text)
+        self._log.update(text)
 
     def _draw_bar(self) -> None:
         row, view = self._row, self._view
-        box = self.query_one("#job-bar", Static)
         if row is None:
-            box.update(Text(""))
+            self._bar.update(Text(""))
             return
         live = row.state in {"running", "queued"}
         fraction = view.fraction if view and live else row.progress
@@ -96,7 +94,7 @@ class JobPane(Container):
         elif row.result and not live:
             facts = {k: v for k, v in row.result.items() if k not in {"state", "at", "error"}}
             text.append(f"  {number(facts)}"[:200], self._palette["muted"])
-        box.update(text)
+        self._bar.update(text)
 
     def _step(self, step: StepView) -> Text:
         style = self._palette[_STYLES[step.state]]

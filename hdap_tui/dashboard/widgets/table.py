@@ -103,7 +103,7 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         self._empty = empty
         self._palette = palette
         self._markable = markable
-        self._all: Sequence[Row] = ()
+        self._all: Sequence[Row] | None = None
         self.rows: list[Row] = []
         """The rows as shown: filtered and in order."""
         self.cursor = 0
@@ -142,7 +142,7 @@ class Table(ScrollView, Generic[Row], can_focus=True):
     @property
     def total(self) -> int:
         """How many rows there are without the filter."""
-        return len(self._all)
+        return len(self._all or ())
 
     @property
     def marked(self) -> tuple[str, ...]:
@@ -234,6 +234,8 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         """Draw the header, or the row that is on this line."""
         self.drawn += 1
         width = self.size.width
+        if not self._placed:
+            self._place()
         base = self.rich_style
         if y == 0:
             strip = self._header(width)
@@ -251,6 +253,8 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         return strip.apply_style(base).adjust_cell_length(width, base)
 
     def _message(self) -> str:
+        if self._all is None:
+            return "Reading …"
         if self.wanted and self._all:
             return f"Nothing matches “{clean(self.wanted, 60)}”; escape clears the filter."
         return self._empty
@@ -309,7 +313,9 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         key = self._key(before) if before is not None else None
         offset = self.cursor - self.scroll_offset.y
         column = next((c for c in self.columns if c.key == self.order), None)
-        self.rows = arranged(matching(self._all, self._text_of, self.wanted), column, self.reversed)
+        self.rows = arranged(
+            matching(self._all or (), self._text_of, self.wanted), column, self.reversed
+        )
         self._measure()
         if key is not None:
             self.cursor = self._find(key)

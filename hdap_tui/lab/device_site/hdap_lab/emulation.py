@@ -1,9 +1,10 @@
 """Stretches every inference of this process by what the device's profile asks for.
 
-An inference runs at the host's own speed. What a slower device would have needed on top is then
-added to the process's clocks: nothing sleeps, no core is burnt, and wall time and CPU time keep
-their ratio, so that an emulated device does not look like a contended one. The device's clocks
-thus run ahead of true time; `time.time` stays true.
+An inference really runs, at the host's own speed, of which `host` takes out what else the host
+is busy with. What a slower device would have needed on top is then added to the process's clocks:
+nothing sleeps, no core is burnt, and wall time and CPU time keep their ratio, so that an emulated
+device does not look like a contended one. The device's clocks thus run ahead of true time;
+`time.time` stays true.
 
 A program that took a clock out of `time` before it imported onnxruntime reads the true one.
 """
@@ -19,10 +20,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import mix, schedule
+from . import host, mix, schedule
 
 Reading = tuple[int, int, int]
 """Wall time, CPU time of the thread, CPU time of the process; ns."""
+
+_UNDISTURBED = (1.0, 1.0, 1.0)
 
 _wall = time.perf_counter_ns
 _thread = time.thread_time_ns
@@ -71,6 +74,8 @@ class Device:
         self.memory = float(profile.get("memory", 1.0))
         self.overhead = float(profile.get("overhead", 1.0))
         self.noise = float(profile.get("noise", 0.0))
+        # Whether to take out what else the host is busy with; tests of exact factors do not.
+        self.steady_host = bool(profile.get("steady_host", True))
         self.schedule = list(profile.get("schedule", ()))
         self.started_at = float(profile.get("started_at", time.time()))
         self._random = Random(hash((profile.get("seed", 0), os.getpid(), time.time_ns())))
@@ -88,13 +93,14 @@ class Device:
 def install(session_class: Any) -> None:
     """Hook onnxruntime's `InferenceSession`, once a process."""
     clocks = Clocks()
+    state: host.Host | None = None
     profile = Path(os.environ["HDAP_LAB_PROFILE"])
     cache = Path(os.environ.get("HDAP_LAB_CACHE") or profile.parent / "cache")
     native = session_class.__init__
     busy = False
 
     def create(self: Any, path_or_bytes: Any, *args: Any, **kwargs: Any) -> None:
-        nonlocal busy
+        nonlocal busy, state
         native(self, path_or_bytes, *args, **kwargs)
         if busy:  # a session of the profiling pass itself
             return
@@ -102,7 +108,9 @@ def install(session_class: Any) -> None:
         busy = True
         try:
             device = Device(json.loads(profile.read_text(encoding="utf-8")))
-            self._lab = _Stretch(device, _mix_of(session_class, path_or_bytes, cache))
+            if device.steady_host and state is None:
+                state = host.Host(session_class, cache)
+            self._lab = _Stretch(device, _mix_of(session_class, path_or_bytes, cache, state), state)
         finally:
             busy = False
             clocks.settle(before)
@@ -113,10 +121,11 @@ def install(session_class: Any) -> None:
     clocks.install()
 
 
-def _mix_of(session_class: Any, model: Any, cache: Path) -> mix.Mix:
+def _mix_of(session_class: Any, model: Any, cache: Path, state: host.Host | None) -> mix.Mix:
+    disturbed = (state.read,) if state else ()
     try:
         return mix.from_cache(
-            model, cache, lambda folder: mix.profiled(session_class, model, folder)
+            model, cache, lambda folder: mix.profiled(session_class, model, folder, *disturbed)
         )
     except Exception:  # a model that does not run on zeros, a full disk: the device's own business
         return mix.Mix(1 / 3, 1 / 3, 1 / 3)
@@ -125,14 +134,20 @@ def _mix_of(session_class: Any, model: Any, cache: Path) -> mix.Mix:
 class _Stretch:
     """How much slower one session is; each session's luck is its own, as with processes."""
 
-    def __init__(self, device: Device, shares: mix.Mix) -> None:
+    def __init__(self, device: Device, shares: mix.Mix, state: host.Host | None) -> None:
         self._device = device
-        luck = device.lognormal(0.5 * device.noise)
-        self._base = luck * shares.stretch(device.compute, device.memory, device.overhead)
+        self._shares = shares
+        self._state = state
+        self._luck = device.lognormal(0.5 * device.noise)
 
     def __call__(self) -> float:
         device = self._device
-        return self._base * device.now() * device.lognormal(device.noise)
+        shares = self._shares
+        compute, memory, overhead = self._state.read(shares.shares) if self._state else _UNDISTURBED
+        factor = shares.stretch(
+            device.compute / compute, device.memory / memory, device.overhead / overhead
+        )
+        return factor * device.now() * self._luck * device.lognormal(device.noise)
 
 
 def _stretched(native: Callable[..., Any], clocks: Clocks) -> Callable[..., Any]:

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,9 @@ from typing import Any
 
 VERSION = 1
 RUNS = 30
-NODE_OVERHEAD_US = 1.0
+CALL_US = 5.0
+"""What one call of a session costs besides its kernels."""
+NODE_US = 1.0
 """What calling one kernel costs before it does anything, the profiler's own share included."""
 COMPUTE_BOUND_FLOPS_PER_BYTE = 6.0
 """Above it a kernel waits for arithmetic, below it for memory (roofline model; the ridge of a
@@ -44,6 +45,16 @@ class Mix:
     def stretch(self, compute: float, memory: float, overhead: float) -> float:
         """Return by how much a device with these factors is slower on this model."""
         return self.compute * compute + self.memory * memory + self.overhead * overhead
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Compute, memory and overhead."""
+        return self.compute, self.memory, self.overhead
+
+    def undisturbed(self, slower: Sequence[float]) -> Mix:
+        """Return the mix as it were if each part had not been slower by such a factor."""
+        parts = [share / factor for share, factor in zip(self.shares, slower, strict=True)]
+        return Mix(*(part / sum(parts) for part in parts))
 
 
 def from_cache(
@@ -87,42 +98,46 @@ def _read(file: Path) -> Mix | None:
 
 
 def profiled(
-    session: Callable[..., Any], model: str | os.PathLike[str] | bytes, folder: Path
+    session: Callable[..., Any],
+    model: str | os.PathLike[str] | bytes,
+    folder: Path,
+    disturbed: Callable[[], tuple[float, float, float]] = lambda: (1.0, 1.0, 1.0),
 ) -> Mix:
     """Return a model's mix from a profiled session of its own, on one thread.
 
-    `session` is onnxruntime's own `InferenceSession`; `folder` takes its profile.
+    `session` is onnxruntime's own `InferenceSession`; `folder` takes its profile; `disturbed`
+    tells by how much the host is slower just then.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    plain = session(model, sess_options=options)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "ort")
     traced = session(model, sess_options=options)
-    feed = _zeros(plain)
-    total_us = []
-    for _ in range(RUNS):  # in turns, so that whatever slows the host slows both
+    feed = _zeros(traced)
+    slower = []
+    for _ in range(RUNS):
+        slower.append(disturbed())
         traced.run(None, feed)
-        start = time.perf_counter_ns()
-        plain.run(None, feed)
-        total_us.append((time.perf_counter_ns() - start) / 1e3)
     events = json.loads(Path(traced.end_profiling()).read_text(encoding="utf-8"))
-    return from_events(events, undisturbed(total_us))
+    return from_events(events).undisturbed(
+        [faster_half(factors) for factors in zip(*slower, strict=True)]
+    )
 
 
-def undisturbed(times: Sequence[float]) -> float:
+def faster_half(times: Sequence[float]) -> float:
     """Return the mean over the faster half, 0 of nothing."""
     half = sorted(times)[: (len(times) + 1) // 2]
     return sum(half) / len(half) if half else 0.0
 
 
-def from_events(events: Iterable[Mapping[str, Any]], total_us: float) -> Mix:
-    """Return the mix from onnxruntime's profile of several runs and the time of one without it.
+def from_events(events: Iterable[Mapping[str, Any]]) -> Mix:
+    """Return the mix from onnxruntime's profile of several runs.
 
-    What no kernel of some size accounts for is overhead.
+    A kernel's time above that of calling it goes to what bounds it. Overhead is told from the
+    number of kernels: the difference of two measured times would be mostly noise.
     """
     times: dict[tuple[str, str], list[float]] = {}
     bound: dict[tuple[str, str], str] = {}
@@ -133,12 +148,11 @@ def from_events(events: Iterable[Mapping[str, Any]], total_us: float) -> Mix:
         key = (str(event["name"]), str(details.get("node_index", "")))
         times.setdefault(key, []).append(float(event["dur"]))
         bound[key] = bound.get(key) or bound_by(details)
-    work = {"compute": 0.0, "memory": 0.0, "overhead": 0.0}
+    work = {"compute": 0.0, "memory": 0.0, "overhead": CALL_US + NODE_US * len(times)}
     for key, durations in times.items():
-        work[bound[key]] += max(undisturbed(durations) - NODE_OVERHEAD_US, 0.0)
-    real = work["compute"] + work["memory"]
-    whole = max(total_us, real + NODE_OVERHEAD_US * len(times), 1e-9)
-    return Mix(work["compute"] / whole, work["memory"] / whole, 1.0 - real / whole)
+        work[bound[key]] += max(faster_half(durations) - NODE_US, 0.0)
+    whole = sum(work.values())
+    return Mix(work["compute"] / whole, work["memory"] / whole, work["overhead"] / whole)
 
 
 def bound_by(details: Mapping[str, Any]) -> str:
