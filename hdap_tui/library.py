@@ -48,8 +48,6 @@ def check_onnx(path: Path, what: str) -> None:
     """
     import onnx
 
-    if not path.is_file():
-        raise SettingsError(f"{what}: there is no file {path}.")
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:  # protobuf has an exception of its own for every broken byte
@@ -59,7 +57,12 @@ def check_onnx(path: Path, what: str) -> None:
 
 
 def _register(store: Store, model: Model, path: Path) -> ModelRow:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SettingsError(
+            f'model "{model.name}": there is no file {path} that can be read.'
+        ) from error
     known = table.by_digest(store, digest)
     if known is not None and known.path == str(path):
         return known
@@ -77,8 +80,6 @@ def _register(store: Store, model: Model, path: Path) -> ModelRow:
 def _file(settings: Settings, model: Model) -> Path:
     if not model.builtin:
         assert model.path is not None
-        if not model.path.is_file():
-            raise SettingsError(f'model "{model.name}": there is no file {model.path}.')
         return model.path
     folder = settings.state_dir / "builtin"
     path = folder / f"{model.builtin}-{__version__}.onnx"

@@ -109,13 +109,13 @@ class Canary(Section, frozen=True):
     threads: Count | None = None
     """Threads of one inference."""
     runs: Count | None = None
-    """Inferences that a block has at least."""
+    """Timed inferences of a model in a block, at most."""
     warmup_runs: Whole | None = None
     """Inferences before the first that counts."""
     warmup_s: NotNegative | None = None
     """Seconds of warm-up at least."""
     block_s: NotNegative | None = None
-    """Seconds that a block lasts at least."""
+    """Seconds that the timed inferences of a model in a block take, at most."""
     blocks_min: Count | None = 1
     """Blocks at least."""
     blocks_max: Count | None = 1
@@ -136,13 +136,13 @@ class Benchmark(Section, frozen=True):
     provider: Text = "CPUExecutionProvider"
     """ONNX Runtime's execution provider."""
     runs: Count = 30
-    """Inferences that a block has at least."""
+    """Timed inferences of a model in a block, at most."""
     warmup_runs: Whole = 10
     """Inferences before the first that counts."""
     warmup_s: NotNegative = 1.0
     """Seconds of warm-up at least."""
     block_s: NotNegative = 1.0
-    """Seconds that a block lasts at least."""
+    """Seconds that the timed inferences of a model in a block take, at most."""
     blocks_min: Count = 5
     """Blocks before the stop rule may end the run."""
     blocks_max: Count = 20
