@@ -34,7 +34,7 @@ from engine.search.iterations import Iteration, claim
 from engine.search.learning import Fleet, learn
 from engine.search.measurements import Cancelled, Cluster, Log, Measurements
 from engine.search.outer import Found, Search
-from engine.search.settings import Settings
+from engine.search.settings import EXPORT_SECONDS, Settings
 from engine.search.space import Space, Widths
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from engine.data import Dataset
 
 __all__ = ["Cancelled", "Cluster", "Iteration", "Result", "Settings", "compress", "narrow"]
-
-_EXPORT_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,7 @@ class _Loop:
             space,
             accuracies,
             self.measurements,
-            lambda: self.learn(number),
+            lambda previous: self.learn(number, previous),
             settings,
             self.reporter,
             self.cancelled,
@@ -242,17 +240,20 @@ class _Loop:
         designs = space.sample(count, random, known, wide)
         if number == 1:
             designs.insert(0, self.whole)
-        expected = len(designs) * settings.measurement_seconds + _EXPORT_SECONDS * (number == 1)
+        expected = len(designs) * settings.measurement_seconds + EXPORT_SECONDS * (number == 1)
         total = len(designs) * len(self.measurements.clusters)
         self.reporter.started(step, total, expected)
         self.measurements.ensure(step, designs)
         self.reporter.finished(step, designs=len(designs))
 
-    def learn(self, number: int) -> Fleet:
+    def learn(self, number: int, previous: Fleet | None) -> Fleet:
         """Fit the surrogates to all that has been measured."""
         step, count = _step("surrogates", number), len(self.measurements.clusters)
+        known = (self.measurements, self.geometry, self.settings, self.reporter, step)
+        if previous is not None:
+            return learn(*known, previous)
         self.reporter.started(step, count, 1.5 * count)
-        fleet = learn(self.measurements, self.geometry, self.settings, self.reporter, step)
+        fleet = learn(*known)
         self.reporter.finished(step, **fleet.report())
         return fleet
 

@@ -83,26 +83,36 @@ def learn(
     settings: Settings,
     reporter: Reporter,
     step: str,
+    previous: Fleet | None = None,
 ) -> Fleet:
     """Fit a surrogate for every cluster of which enough has been measured.
+
+    After `previous`, the same regressions learn from what has been measured since, which is
+    quick; without, they are cross-validated and chosen.
 
     Raises:
         ValueError: there is no such cluster.
     """
-    clusters, surrogates, tables = [], [], []
+    clusters: list[Cluster] = []
+    surrogates: list[Surrogate] = []
+    tables: list[dict[Widths, float]] = []
+    before = dict(zip(previous.clusters, previous.surrogates, strict=True)) if previous else {}
     for cluster in measurements.clusters:
         known = measurements.learned(cluster)
         if known is None:
             reporter.noted(step, f"cluster {cluster.id} is left out: too little was measured")
             continue
-        surrogate = Surrogate(geometry, settings.surrogate, seed=settings.seed)
-        surrogate.fit(known.widths, known.latencies, known.repeatability)
+        if cluster in before:
+            surrogate = before[cluster].refit(known.widths, known.latencies)
+        else:
+            surrogate = Surrogate(geometry, settings.surrogate, seed=settings.seed)
+            surrogate.fit(known.widths, known.latencies, known.repeatability)
+            reporter.noted(step, _sentence(cluster, surrogate))
+            reporter.advanced(step, len(surrogates) + 1)
         designs = [tuple(int(w) for w in row) for row in known.widths]
         clusters.append(cluster)
         surrogates.append(surrogate)
         tables.append(dict(zip(designs, known.latencies.tolist(), strict=True)))
-        reporter.noted(step, _sentence(cluster, surrogate))
-        reporter.advanced(step, len(surrogates))
     if not clusters:
         raise ValueError("too few designs could be measured on any device to predict latency from")
     by_size = settings.weighting == "size"

@@ -39,7 +39,7 @@ class Search:
         space: the box.
         accuracies: estimates candidates.
         measurements: measures the best ones.
-        learn: fits the surrogates to all that has been measured.
+        learn: fits the surrogates to all that has been measured, given those of before.
         settings: how to search.
         reporter: hears of it.
         cancelled: asked before each population.
@@ -52,7 +52,7 @@ class Search:
         space: Space,
         accuracies: Accuracies,
         measurements: Measurements,
-        learn: Callable[[], Fleet],
+        learn: Callable[[Fleet | None], Fleet],
         settings: Settings,
         reporter: Reporter,
         cancelled: Callable[[], bool],
@@ -78,11 +78,11 @@ class Search:
         self._reference = float(self._accuracies([now])[0])
         if not self._reference:
             raise ValueError("the network classifies none of the training images rightly")
+        fleet = self._learn(None)
         step = self._name("search")
         rounds = settings.refinements + 1
         expected = self._accuracies.seconds(now) * settings.evaluations / settings.workers
         self._reporter.started(step, settings.evaluations, expected)
-        fleet = self._learn()
         self._genes[now], self._kept[now] = np.zeros(len(now)), 1.0
         for round_ in range(rounds):
             share = settings.evaluations // rounds
@@ -152,7 +152,7 @@ class Search:
         total = len(new) * len(self._measurements.clusters)
         self._reporter.started(step, total, len(new) * self._settings.measurement_seconds)
         self._measurements.ensure(step, new)
-        learned = self._learn()
+        learned = self._learn(fleet)
         self._reporter.noted(step, _verdict(fleet, learned, new))
         self._reporter.finished(step)
         return learned

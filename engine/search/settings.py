@@ -10,6 +10,8 @@ from engine.compress.finetune import Recipe
 from engine.fleet.surrogates import Kind
 
 Penalty = Literal["replace", "add"]
+EXPORT_SECONDS = 6.0
+"""What exporting a network for the first time takes."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Settings:
     """Mean speed-up over the fleet at which to stop; None: as fast as it gets."""
     accuracy_images: int = 512
     """Training images on which candidates are compared."""
-    reestimate: bool = False
-    """Measure a candidate's batch norms anew before its accuracy."""
+    reestimate: bool = True
+    """Normalise candidates by the images that they are compared on; False, as the authors' code,
+    keeps the unpruned network's statistics, which ranks pruned networks far worse."""
     samples: int = 60
     """Designs measured on every representative before the first search."""
     resamples: int = 15
@@ -89,6 +92,18 @@ class Settings:
         ):
             if not good:
                 raise ValueError(f"the search's {name} cannot be {getattr(self, name)}")
+
+    def expected_seconds(self, clusters: int, evaluation_seconds: float = 0.15) -> float:
+        """Return about how long a search over that many clusters takes, were none to end early.
+
+        `evaluation_seconds` is what a candidate's accuracy takes on one thread.
+        """
+        first, later = self.samples + 1, self.resamples * (self.outer_iterations - 1)
+        stops = self.finalists * (self.refinements + 1) * self.outer_iterations
+        each = self.evaluations * evaluation_seconds / self.workers + 1.5 * clusters
+        each += self.recipe.epochs * self.epoch_seconds
+        measured = (first + later + stops) * self.measurement_seconds
+        return measured + EXPORT_SECONDS + each * self.outer_iterations
 
     def to_json(self) -> str:
         """Return the settings as JSON."""

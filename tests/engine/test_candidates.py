@@ -1,5 +1,6 @@
 """From genes to whole channels, and what a candidate is worth."""
 
+import copy
 import json
 
 import numpy as np
@@ -9,7 +10,12 @@ import torch
 from engine.compress.designs import choose
 from engine.compress.groups import importance
 from engine.compress.prune import prune
-from engine.search.candidates import Accuracies, at_widths, fitness
+from engine.search.candidates import (
+    Accuracies,
+    accuracy_by_batch_statistics,
+    at_widths,
+    fitness,
+)
 from engine.search.measurements import Cancelled
 from engine.search.space import Space
 
@@ -112,7 +118,7 @@ def test_accuracy_is_that_of_the_pruned_network_and_is_estimated_once(
     make, resnet, resnet_groups, images, tmp_path
 ):
     widths = (14,) * 4 + (28,) * 4 + (60,) * 4
-    accuracies = make()
+    accuracies = make(reestimate=False)
     value = accuracies([widths, widths])
     design = at_widths(importance(resnet, resnet_groups), widths)
     with torch.no_grad():
@@ -129,9 +135,30 @@ def test_accuracy_is_that_of_the_pruned_network_and_is_estimated_once(
         make(round_=2, cancelled=lambda: True)([widths])
 
 
+def test_batch_statistics_bring_back_what_the_old_ones_hide(make, resnet, resnet_groups, images):
+    # Scaling what the first layer makes is what its batch norm undoes, if it knows.
+    widths = tuple(group.channels for group in resnet_groups)
+    with torch.no_grad():
+        resnet_twin = copy.deepcopy(resnet)
+        resnet_twin.conv1.weight *= 50
+        logits = [accuracy_logits(model, images[0]) for model in (resnet, resnet_twin)]
+    scores = importance(resnet, resnet_groups)
+    assert not np.allclose(logits[0], logits[1], atol=0.1)
+    values = [
+        accuracy_by_batch_statistics(prune(m, resnet_groups, at_widths(scores, widths)), *images)
+        for m in (resnet, resnet_twin)
+    ]
+    assert values[0] == values[1]
+    assert make()([widths])[0] == values[0]
+
+
+def accuracy_logits(model, images):
+    return model(torch.from_numpy(images).float() / 255).numpy()
+
+
 def test_several_workers_give_the_same_accuracies(make, tmp_path):
     designs = [(16 - i,) * 4 + (32,) * 4 + (64,) * 4 for i in range(5)]
-    alone = make(reestimate=True)(designs)
+    alone = make()(designs)
     (tmp_path / "accuracies.jsonl").unlink()
-    together = make(reestimate=True, workers=2)(designs)
+    together = make(workers=2)(designs)
     assert (alone == together).all()

@@ -1,0 +1,70 @@
+"""How fast candidates pass through the search, accuracy left out.
+
+    python -m benchmarks.search
+
+ResNet-20, three clusters whose latencies are a formula with 1 % of noise; a candidate passes
+through Negatively Correlated Search, whole channels, features and one surrogate a cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from engine import models
+from engine.compress.groups import trace
+from engine.fleet.geometry import Geometry, measure_geometry
+from engine.fleet.surrogates import KINDS, Surrogate
+from engine.search.ncs import NCS
+from engine.search.space import Space, Widths
+
+
+def surrogates(geometry: Geometry, kind: str, designs: list[Widths]) -> list[Surrogate]:
+    random = np.random.default_rng(0)
+    fitted = []
+    for compute, memory in ((1.0, 1.0), (1.6, 1.0), (1.0, 2.0)):
+        macs, moved = geometry.macs(designs, 16).sum(1), geometry.traffic(designs).sum(1)
+        clean = compute * macs / 1e8 + memory * moved / 4e7 + 0.05
+        noise = np.exp(0.01 * random.standard_normal(len(clean)))
+        fitted.append(Surrogate(geometry, kind).fit(designs, clean * noise))  # type: ignore[arg-type]
+    return fitted
+
+
+def candidates_a_second(space: Space, geometry: Geometry, fitted: list[Surrogate], n: int) -> float:
+    search = NCS(np.zeros(len(space.now)), space.upper, n, seed=0)
+    begun = time.perf_counter()
+    while not search.done:
+        features = geometry.features(space.widths(search.ask()))
+        search.tell(np.mean([s.predict_features(features) for s in fitted], axis=0))
+    return search.evaluations / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--evaluations", type=int, default=20_000)
+    parser.add_argument("--samples", type=int, default=60)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model, example = models.build("resnet20").eval(), torch.rand(1, 3, 32, 32)
+    groups = trace(model, example)
+    geometry = measure_geometry(model, groups, example)
+    channels = tuple(group.channels for group in groups)
+    space = Space(channels, channels, reach=0.5)
+    designs = space.sample(options.samples, np.random.default_rng(0), set(), wide=0.8)
+    print("surrogate  error   rank   fit      candidates/s")
+    for kind in KINDS:
+        begun = time.perf_counter()
+        fitted = surrogates(geometry, kind, designs)
+        seconds = (time.perf_counter() - begun) / len(fitted)
+        speed = candidates_a_second(space, geometry, fitted, options.evaluations)
+        error = fitted[0].report.error
+        print(
+            f"{kind:9}  {error.mape:4.1f} %  {error.spearman:.3f}  {seconds:4.1f} s  {speed:10.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
