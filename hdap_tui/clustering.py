@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from engine.fleet.clusters import cluster, explain
 
+from engine.fleet.clusters import cluster, explain
 from hdap_tui.config import Settings
 from hdap_tui.errors import UserError
 from hdap_tui.store import clusters, measurements

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from engine.latency import Latency
 from hdap_tui.clustering import cluster_fleet
 from hdap_tui.context import Context
+from hdap_tui.drifting import judge_round
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.measuring import Measuring
 from hdap_tui.store import activity, measurements
@@ -83,7 +84,11 @@ class Watcher:
         found = self.measuring.run("canary", visits, self.measuring.canary())
         if self.context.cancelled():
             return []
-        raise NotImplementedError
+        opened: list[AlertRow] = []
+        for digest in dict.fromkeys(models[0].digest for models in visits.values()):
+            own = [one for one in found if one.model == digest]
+            opened += judge_round(self.settings, self.store, digest, own)
+        return opened
 
     def _cluster(self, models: Sequence[ModelRow]) -> None:
         try:

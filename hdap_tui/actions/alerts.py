@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hdap_tui.context import Context, Outcome, Table
+from hdap_tui.drifting import forget_baseline
 from hdap_tui.errors import RefusedError
-from hdap_tui.store import alerts, drift
+from hdap_tui.store import alerts
 from hdap_tui.store.records import AlertRow
 
 
@@ -67,7 +68,7 @@ def accept(context: Context, alert: int, reason: str | None = None, yes: bool = 
     if not yes and not context.confirm("Take the present latency as the new baseline?", [about]):
         raise RefusedError(f"Alert {alert} stays as it is.")
     with context.store.write():
-        drift.forget(context.store, row.scope, row.subject)
+        forget_baseline(context.settings, context.store, row)
         row = alerts.resolve(context.store, alert, reason or "accepted as the new baseline")
     return Outcome(
         data=document(row), text=f"Alert {row.id} is resolved; {_about(row)} learns a new baseline."

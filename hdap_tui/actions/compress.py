@@ -83,9 +83,7 @@ def groups(found: ClusterMap) -> list[dict[str, Any]]:
     ]
 
 
-def _order(
-    found: ClusterMap, number: int, points: dict[str, tuple[float, float]]
-) -> list[str]:
+def _order(found: ClusterMap, number: int, points: dict[str, tuple[float, float]]) -> list[str]:
     """Return a cluster's own devices: the representative, then those nearest to it."""
     head = next(c.representative for c in found.clusters if c.id == number)
     own = [d for d, label in zip(found.devices, found.labels, strict=True) if label == number]
