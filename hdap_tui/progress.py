@@ -68,7 +68,10 @@ class Progress:
                 step = self._step(event.step)
                 step.n, step.last = event.n, self._now
             case Scored():
-                self.curves.setdefault(event.name, []).append((event.x, event.y))
+                curve = self.curves.setdefault(event.name, [])
+                while curve and curve[-1][0] >= event.x:
+                    curve.pop()  # a resumed step takes its way again
+                curve.append((event.x, event.y))
             case Noted():
                 self.log.append(f"{event.at[11:19]} {event.step}: {event.text}")
             case Finished(step=name) if name == WHOLE:

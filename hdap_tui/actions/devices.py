@@ -1,4 +1,4 @@
-"""Devices: list, show, check, trust."""
+"""Devices, as the store knows them: list, show."""
 
 from __future__ import annotations
 
@@ -6,19 +6,10 @@ from collections import Counter
 from typing import Any
 
 from hdap_tui.context import Context, Outcome, Table
-from hdap_tui.errors import ExitCode, RefusedError
-from hdap_tui.facts import gather
-from hdap_tui.fanout import on_each
-from hdap_tui.ssh.connection import scan
-from hdap_tui.ssh.errors import DeviceError, ErrorKind
-from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
-from hdap_tui.ssh.pool import Connections
 from hdap_tui.store import devices as table
 from hdap_tui.store import measurements
 from hdap_tui.store.records import DeviceRow
 from hdap_tui.store.snapshot import snapshot
-from hdap_tui.sweep import targets
-from hdap_tui.text import clean
 
 
 def list_devices(context: Context, select: str | None = None) -> Outcome:
@@ -79,81 +70,6 @@ def show(context: Context, device: str, limit: int = 50) -> Outcome:
     )
 
 
-def check(context: Context, select: str | None = None) -> Outcome:
-    """Connect to the devices and say what each has, or why it cannot be reached."""
-    settings, reporter = context.settings, context.reporter
-    chosen = targets(settings, settings.select(select))
-    table.sync(context.store, settings.devices)
-    found: dict[str, dict[str, Any] | DeviceError] = {}
-    reporter.started("check", total=len(chosen), weight=len(chosen))
-    with Connections(settings.ssh.parallel) as pool:
-        for target, answer in on_each(pool, chosen, gather, context.cancelled):
-            found[target.name] = answer
-            _remember(context, target.name, answer)
-            reporter.advanced("check", len(found))
-    reporter.finished("check")
-    names = [target.name for target in chosen if target.name in found]
-    emulated = {target.name: target.emulated for target in chosen}
-    return Outcome(
-        data={"devices": [_checked(name, found[name], emulated[name]) for name in names]},
-        table=Table(
-            ("device", "state", "found"),
-            tuple((name, *_said(found[name], emulated[name])) for name in names),
-        ),
-        exit_code=exit_code([found[name] for name in names]),
-    )
-
-
-def trust(context: Context, select: str | None = None, yes: bool = False) -> Outcome:
-    """Show the fingerprints of unknown or changed host keys, and accept them if told to."""
-    settings = context.settings
-    chosen = targets(settings, settings.select(select))
-    known = KnownHosts(settings.known_hosts)
-    new: dict[str, tuple[str, int, HostKey, str]] = {}
-    failed: dict[str, DeviceError] = {}
-    context.reporter.started("scan", total=len(chosen), weight=len(chosen))
-    for number, target in enumerate(chosen, start=1):
-        try:
-            key = scan(target)
-            known.check(target.host, target.port, key, target.name)
-        except DeviceError as error:
-            if error.kind in {ErrorKind.HOST_KEY_UNKNOWN, ErrorKind.HOST_KEY_CHANGED}:
-                new[target.name] = (target.host, target.port, key, error.kind.value)
-            else:
-                failed[target.name] = error
-        context.reporter.advanced("scan", number)
-    context.reporter.finished("scan")
-    asked = [f"{name}: {kind}: {key}" for name, (_, _, key, kind) in new.items()]
-    accepted = bool(new) and (yes or context.confirm("Accept these host keys?", asked))
-    if new and not accepted:
-        raise RefusedError(f"{len(new)} host keys stay refused: {'; '.join(asked)}")
-    for host, port, key, _ in new.values():
-        known.trust(host, port, key)
-    rows = [
-        *((name, "accepted", str(key)) for name, (_, _, key, _) in new.items()),
-        *((name, error.kind.value, str(error)) for name, error in failed.items()),
-    ]
-    same = len(chosen) - len(new) - len(failed)
-    return Outcome(
-        data={
-            "accepted": {name: key.fingerprint for name, (_, _, key, _) in new.items()},
-            "failed": {name: error.kind.value for name, error in failed.items()},
-            "known": same,
-        },
-        table=Table(("device", "", "host key"), tuple(rows)) if rows else None,
-        text=f"{len(new)} accepted, {same} known already, {len(failed)} not reached.",
-        exit_code=exit_code([*failed.values(), *([None] * (len(chosen) - len(failed)))]),
-    )
-
-
-def exit_code(results: list[Any]) -> ExitCode:
-    """Return the exit status of something done on many devices."""
-    errors = [r for r in results if isinstance(r, DeviceError)]
-    if not errors:
-        return ExitCode.DONE
-    return ExitCode.PARTLY if len(errors) < len(results) else errors[0].exit_code
-
-
 def document(row: DeviceRow) -> dict[str, Any]:
     """Return a device as the JSON that the command line prints."""
     return {
@@ -177,37 +93,6 @@ def document(row: DeviceRow) -> dict[str, Any]:
         "representative": row.representative,
         "alert": row.alert,
     }
-
-
-def _remember(context: Context, name: str, answer: dict[str, Any] | DeviceError) -> None:
-    if isinstance(answer, DeviceError):
-        table.set_state(context.store, name, "off", answer.kind.value, str(answer))
-    else:
-        table.set_state(context.store, name, "ok")
-
-
-def _checked(name: str, answer: dict[str, Any] | DeviceError, emulated: bool) -> dict[str, Any]:
-    if isinstance(answer, DeviceError):
-        return {
-            "name": name,
-            "emulated": emulated,
-            "ok": False,
-            "error": answer.kind.value,
-            "detail": str(answer),
-        }
-    missing = [need for need in ("numpy", "onnxruntime") if not answer.get(need)]
-    return {"name": name, "emulated": emulated, "ok": not missing, "missing": missing, **answer}
-
-
-def _said(answer: dict[str, Any] | DeviceError, emulated: bool) -> tuple[str, str]:
-    if isinstance(answer, DeviceError):
-        return answer.kind.value, str(answer)
-    missing = [need for need in ("numpy", "onnxruntime") if not answer.get(need)]
-    if missing:
-        return "lacking", f"its Python has no {' and no '.join(missing)}: install it there"
-    cores, cpu = answer.get("cores"), clean(answer.get("cpu", answer.get("machine", "")), 40)
-    text = f"{cpu}, {cores} cores, ONNX Runtime {clean(answer['onnxruntime'], 20)}"
-    return "ok", text + (" (emulated)" if emulated else "")
 
 
 def _row(row: DeviceRow) -> tuple[str, ...]:

@@ -118,10 +118,14 @@ def cluster_words(row: DeviceRow, clustering: ClusterMap, palette: Palette) -> T
     return text
 
 
-def cluster_lines(clustering: ClusterMap, palette: Palette, width: int) -> Text:
-    """Return the clusters one below the other: letter, size, medians by model, note."""
-    lines = []
+def cluster_lines(
+    clustering: ClusterMap, palette: Palette, width: int
+) -> tuple[Text, Mapping[int, int]]:
+    """Return the clusters one below the other, and on which line each begins."""
+    lines: list[Text] = []
+    begins = {}
     for row in clustering.clusters:
+        begins[row.id] = len(lines)
         line = Text()
         line.append(f" {letter(row.id)} ", palette.cluster(row.id))
         line.append(f" {count(row.size, 'device')}", palette["strong"])
@@ -129,13 +133,14 @@ def cluster_lines(clustering: ClusterMap, palette: Palette, width: int) -> Text:
         lines.append(line)
         medians = [f"{clean(name, 20)} {ms(v)}" for name, v in row.median_ms.items()]
         lines += [Text(f"    {part}") for part in _wrapped(medians, width - 4)]
-        if row.note:
-            lines.append(Text(f"    {clean(row.note, 160)}", style=palette["muted"]))
+        note = Text(clean(row.note, 160), style=palette["muted"])
+        lines += [Text.assemble("    ", part) for part in folded(note, width - 4) if part]
     noise = sum(label < 0 for label in clustering.labels)
     if noise:
-        lines.append(Text(f" {letter(-1)}  {count(noise, 'device')} like no other (noise)",
-                          style=palette["noise"]))  # fmt: skip
-    return Text("\n").join(lines)
+        begins[-1] = len(lines)
+        text = f" {letter(-1)}  {count(noise, 'device')} like no other"
+        lines.append(Text(text, style=palette["noise"]))
+    return Text("\n", no_wrap=True).join(lines), begins
 
 
 def alert_facts(

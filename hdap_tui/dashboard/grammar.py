@@ -168,14 +168,14 @@ def hint(text: str) -> str:
         command, rest = _find(words)
     except (ValueError, SettingsError):
         return ""
-    if text.endswith(" ") and (parameter := _expected(command, rest)):
-        choices = f" One of: {', '.join(parameter.choices)}." if parameter.choices else ""
-        return f"{parameter.name}: {parameter.help}{choices}"
-    if rest and text.split(" ")[-1].startswith("--"):
-        for parameter in command.parameters:
-            if rest[-1] == f"--{parameter.name}":
-                return f"{parameter.name}: {parameter.help}"
-    return command.help
+    before = rest if text.endswith(" ") else rest[:-1]
+    asked = (text.endswith(" ") or rest) and _expected(command, before)
+    option = next((p for p in command.parameters if rest and rest[-1] == f"--{p.name}"), None)
+    parameter = option or asked
+    if not parameter:
+        return command.help
+    choices = f" One of: {', '.join(parameter.choices)}." if parameter.choices else ""
+    return f"{parameter.name}: {parameter.help}{choices}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -75,14 +75,15 @@ class JobWatch:
             known.progress(event)
         known.offset, known.stamp = offset, stamp
         progress, result = known.progress, folder.result or {}
-        updated = _changed(folder.path / "events.jsonl")
+        events_file = folder.path / "events.jsonl"
+        updated = events_file.stat().st_mtime if events_file.exists() else None
         known.row = JobRow(
             id=folder.name,
             kind=known.kind,
             state=state,
             folder=str(folder.path),
             created_at=known.created_at,
-            updated_at=datetime.fromtimestamp(updated / 1e9, UTC).isoformat() if updated else "",
+            updated_at=datetime.fromtimestamp(updated, UTC).isoformat() if updated else "",
             step=progress.step,
             progress=1.0 if state == "finished" else progress.fraction,
             left_s=progress.left_s if state == "running" else None,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Cancelled", "run"]
 
 _BUILTIN = "builtin:"
-_EXPORT_S, _QUANTIZE_S, _PREPARE_S = 8.0, 8.0, 8.0
+_PREPARE_S, _EXPORT_S, _QUANTIZE_S, _DECIDE_S = 8.0, 6.0, 1.5, 6.0
 
 
 def run(folder: JobFolder, reporter: Reporter) -> dict[str, Any]:
@@ -166,12 +166,8 @@ class _Compression:
         )
 
     def _expected_s(self, search: hdap.Settings) -> float:
-        each = (
-            search.samples * search.measurement_seconds
-            + search.evaluations * search.accuracy_images / 1500
-            + search.recipe.epochs * search.epoch_seconds
-        )
-        return _PREPARE_S + search.outer_iterations * each + _EXPORT_S + _QUANTIZE_S
+        searching = search.expected_seconds(len(self.clusters))
+        return _PREPARE_S + searching + _EXPORT_S + _QUANTIZE_S + _DECIDE_S
 
     def _cancelled(self) -> bool:
         return self.folder.cancelled
@@ -268,7 +264,9 @@ class _Compression:
             kept = json.loads(path.read_text())
             if kept["models"] == wanted:
                 return {(row[0], row[1]): row[2] for row in kept["medians"]}
-        self.reporter.started("decide", total=len(candidates) * len(self.clusters), weight=6.0)
+        self.reporter.started(
+            "decide", total=len(candidates) * len(self.clusters), weight=_DECIDE_S
+        )
         medians: dict[tuple[int, str], float] = {}
         for cluster in self.clusters:
             for device in cluster.devices:

@@ -82,6 +82,14 @@ def test_curves_and_log_are_kept() -> None:
     assert progress.log[-1].endswith("search: a cluster left out")
 
 
+def test_a_resumed_step_draws_its_curve_once() -> None:
+    points = [(1, 3.0), (2, 2.0), (3, 1.5), (1, 3.0), (2, 2.0)]
+    progress = fed(
+        *(Scored(step="search", name="best", x=x, y=y, **at(n)) for n, (x, y) in enumerate(points))
+    )
+    assert progress.curves["best"] == [(1, 3.0), (2, 2.0)]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

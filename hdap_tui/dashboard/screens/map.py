@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
 from textual import on
@@ -30,9 +30,9 @@ class MapScreen(HdapScreen):
         Hint("-", "farther", "screen.zoom(1.43)"),
         Hint("0", "all", "screen.whole"),
         Hint("enter", "details", "app.enter"),
-        Hint("m", "letters or dots", "screen.letters"),
-        hint("sweep", "sweep"),
         hint("compress", "recompress"),
+        Hint("m", "dots", "screen.letters"),
+        hint("sweep", "sweep"),
     )
 
     def body(self) -> Iterable[Widget]:
@@ -40,10 +40,11 @@ class MapScreen(HdapScreen):
         self._title = Static(id="map-title")
         self._clusters = Static(id="clusters")
         self._device = Static(id="picked")
+        self._begins: Mapping[int, int] = {}
         self.scatter = Scatter(self.palette, id="main")
         yield self._title
-        clusters = VerticalScroll(self._clusters, id="clusters-box", can_focus=False)
-        panel = Vertical(clusters, self._device, id="panel")
+        self._box = VerticalScroll(self._clusters, id="clusters-box", can_focus=False)
+        panel = Vertical(self._box, self._device, id="panel")
         yield Horizontal(self.scatter, panel, id="map-body")
 
     def selection(self) -> Selection:
@@ -55,7 +56,7 @@ class MapScreen(HdapScreen):
         self.scatter.show(snapshot.map)
         self._show_title(snapshot.map)
         width = 42 if self.size.width >= NARROW else 27
-        clusters = cluster_lines(snapshot.map, self.palette, width)
+        clusters, self._begins = cluster_lines(snapshot.map, self.palette, width)
         self._clusters.update(clusters)
         self._show_device([self.scatter.device])
 
@@ -84,6 +85,10 @@ class MapScreen(HdapScreen):
     @on(Scatter.Picked)
     def _picked(self, message: Scatter.Picked) -> None:
         self._show_device([message.device])
+        # The cluster that one has come to is always to be seen, however small the screen is.
+        cluster = next((d.cluster for d in self._devices([message.device])), None)
+        if cluster in self._begins:
+            self._box.scroll_to(y=self._begins[cluster], animate=False)
 
     @on(Scatter.Hovered)
     def _hovered(self, message: Scatter.Hovered) -> None:
@@ -110,7 +115,7 @@ class MapScreen(HdapScreen):
 
     def _show_device(self, names: Sequence[str]) -> None:
         snapshot = self.dash.snapshot
-        rows = [d for d in snapshot.devices if d.name in set(names)] if snapshot else []
+        rows = self._devices(names)
         if snapshot is None or not rows:
             self._device.update(Text("No device is selected.", style=self.palette["muted"]))
         elif len(rows) == 1:
@@ -120,6 +125,10 @@ class MapScreen(HdapScreen):
             self._device.update(
                 Text("\n").join([title, Text(listed([row.name for row in rows], 12))])
             )
+
+    def _devices(self, names: Sequence[str]) -> list[DeviceRow]:
+        snapshot, wanted = self.dash.snapshot, set(names)
+        return [d for d in snapshot.devices if d.name in wanted] if snapshot else []
 
     def _one(self, row: DeviceRow, snapshot: FleetSnapshot) -> Text:
         title = Text(clean(row.name, 60), style=self.palette["title"], no_wrap=True)

@@ -117,7 +117,7 @@ def deployment_columns(now: Clock) -> Sequence[Column[DeploymentRow]]:
         Column("state", "state", lambda r: Cell(r.state, r.state), 8, most=11,
                text=lambda r: r.state),
         Column("model", "model", lambda r: Cell(clean(r.model, 80), "strong"), 17, most=26,
-               text=lambda r: r.model),
+               text=lambda r: r.model, above=76),
         Column("proof", "what it brought", _proof, 49, most=56),
         Column("age", "when", lambda r: Cell(age(r.started_at, now()), "muted"), 6, above=86),
         Column("previous", "before", lambda r: Cell(clean(r.previous, 80), "muted"), 12, most=26,

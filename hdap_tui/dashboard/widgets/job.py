@@ -67,7 +67,7 @@ class JobPane(Container):
 
     def _draw_log(self) -> None:
         lines = self._view.log if self._view else ()
-        room = max(1, self._log.size.height - 1)
+        room = max(1, self._log.size.height)
         text = Text("\n".join(lines[-room:]), style=self._palette["muted"], no_wrap=True)
         text.overflow = "ellipsis"
         self._log.update(text)

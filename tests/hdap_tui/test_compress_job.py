@@ -1,0 +1,195 @@
+"""A compression job on a real fleet, killed, resumed, and compared with an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.events import Advanced, Scored
+from hdap_tui.cli.app import run
+from hdap_tui.errors import ExitCode
+from hdap_tui.jobs import control as jobs
+from hdap_tui.jobs.folder import JobFolder
+from hdap_tui.lab.control import LabInfo
+from hdap_tui.lab.fleet_file import fleet_toml
+from hdap_tui.lab.profiles import Plan
+
+SETTINGS = """
+[benchmark]
+runs = 5
+warmup_runs = 2
+warmup_s = 0.01
+block_s = 0.02
+blocks_min = 2
+blocks_max = 2
+time_limit_s = 60
+[compression]
+samples = 10
+evaluations = 40
+outer_iterations = 1
+max_extra_pruning = 0.5
+maximum_drop = 100
+alpha = 0.3
+accuracy_images = 32
+finalists = 1
+surrogate = "gbrt"
+threads = 2
+[compression.finetune]
+epochs = 2
+lr = 0.05
+"""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@dataclass(frozen=True)
+class Site:
+    lab: LabInfo
+    file: Path
+
+    @property
+    def jobs(self) -> Path:
+        return self.lab.state / "jobs"
+
+
+@pytest.fixture(scope="module")
+def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    lab = make_lab(3, plan=Plan(step_at_s=None))
+    file = tmp_path_factory.mktemp("site") / "fleet.toml"
+    file.write_text(fleet_toml(lab, SETTINGS))
+    return Site(lab, file)
+
+
+def hdap(site: Site, *arguments: str) -> int:
+    return run(["--config", str(site.file), *arguments], lambda _context: 0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site: Site) -> JobFolder:
+    assert hdap(site, "compress") == ExitCode.FAILED, "without a sweep it must not start"
+    assert hdap(site, "sweep") == ExitCode.DONE
+    assert hdap(site, "compress") == ExitCode.DONE
+    return jobs.find(site.jobs, None)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def pid_of(folder: JobFolder) -> int:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"hdap_tui.jobs.worker" in words and str(folder.path).encode() in words:
+                return int(entry.name)
+    raise AssertionError(f"no process works on {folder.name}")
+
+
+def steps_done(folder: JobFolder) -> set[str]:
+    return {e.step for e in folder.events()[0] if isinstance(e, Advanced | Scored)}
+
+
+def test_a_job_ends_in_an_artifact_with_its_lineage(site: Site, undisturbed: JobFolder) -> None:
+    assert undisturbed.state == "finished"
+    result = undisturbed.result or {}
+    metrics = result["metrics"]
+    assert Path(result["path"]).is_file()
+    assert metrics["parameters"] < metrics["parameters_before"]
+    assert metrics["precision"] in {"fp32", "int8"}
+    assert set(metrics["measured_speedups"]) == {"fp32", "int8"}
+    assert metrics["emulated"] is True
+    assert 0 < metrics["test_accuracy"] <= 1
+    assert "predicted_speedup" in metrics
+
+    from hdap_tui.store import models
+    from hdap_tui.store.database import open_store
+
+    store = open_store(site.lab.state / "fleet.db")
+    try:
+        line = [row.name for row in models.lineage(store, result["digest"])]
+    finally:
+        store.close()
+    assert line == [result["model"], "resnet20-digits"]
+
+
+def test_its_progress_is_rebuilt_from_its_folder(undisturbed: JobFolder) -> None:
+    progress = undisturbed.progress()
+    assert progress.state == "finished"
+    assert progress.fraction == 1
+    assert {"sample", "search", "finetune", "export", "quantize", "decide"} <= set(progress.steps)
+    assert len(progress.curves["accuracy"]) == 2
+    numbers = [e.sequence for e in undisturbed.events()[0]]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_killed_twice_and_resumed_it_ends_in_the_same_model(
+    site: Site, undisturbed: JobFolder
+) -> None:
+    other = JobFolder.create(site.jobs, "compress", undisturbed.request)
+    for name in ("measurements.jsonl", "facts.json", "decision.json"):
+        shutil.copy(undisturbed.work / name, other.work / name)
+    jobs._spawn(other)
+    for step in ("search", "finetune"):
+        wait_for(lambda step=step: step in steps_done(other))
+        os.kill(pid_of(other), signal.SIGKILL)
+        wait_for(lambda: other.state == "interrupted")
+        assert other.result is None
+        jobs.resume(other)
+    wait_for(lambda: other.state in {"finished", "failed"})
+    assert other.state == "finished", other.result
+    # The same recorded measurements, so the same model to the last bit.
+    assert (other.result or {})["digest"] == (undisturbed.result or {})["digest"]
+    recorded = [(f / "measurements.jsonl").read_text() for f in (undisturbed.work, other.work)]
+    assert recorded[0] == recorded[1]
+
+
+def test_cancelled_it_keeps_what_it_measured_and_goes_on_from_there(
+    site: Site, undisturbed: JobFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = undisturbed.request
+    request["compression"]["seed"] = 9
+    folder = JobFolder.create(site.jobs, "compress", request)
+    jobs._spawn(folder)
+    log = folder.work / "measurements.jsonl"
+    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 4)
+    assert hdap(site, "jobs", "cancel", folder.name, "--yes") == ExitCode.DONE
+    wait_for(lambda: folder.state == "cancelled")
+    measured = log.read_text()
+    left = [p for d in site.lab.devices for p in (d.home / ".hdap" / "jobs").glob("*")]
+    assert left == [], "a cancelled job leaves nothing running on a device"
+    capsys.readouterr()
+    assert hdap(site, "jobs", "list", "--json") == ExitCode.DONE
+    listed = {j["job"]: j["state"] for j in json.loads(capsys.readouterr().out)["jobs"]}
+    assert listed[folder.name] == "cancelled"
+    jobs.resume(folder)
+    wait_for(lambda: log.read_text().count("\n") > measured.count("\n"))
+    assert log.read_text().startswith(measured)
+    jobs.cancel(folder)
+    wait_for(lambda: folder.state == "cancelled")
+
+
+def test_a_job_that_cannot_be_done_says_why_in_one_sentence(
+    site: Site, undisturbed: JobFolder
+) -> None:
+    request = undisturbed.request
+    request["weights"] = str(site.file)  # no weights at all
+    folder = JobFolder.create(site.jobs, "compress", request)
+    jobs._spawn(folder)
+    wait_for(lambda: folder.state == "failed")
+    assert "not a readable safetensors file" in (folder.result or {})["error"]
+    assert folder.progress().state == "failed"
