@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 from engine import results, runner
 from engine.latency import Latency, compare
-from hdap_tui.lab.device_site.hdap_lab import mix, schedule
+from hdap_tui.lab.device_site.hdap_lab import emulation, host, mix, schedule
 
 SITE = Path(schedule.__file__).parents[1]
 
 
-def conv_heavy(note: str = "") -> bytes:
+def conv_heavy(note: str = "", size: int = 32) -> bytes:
     """Four dense 3x3 convolutions: nearly all of its time is arithmetic."""
     rng = np.random.default_rng(0)
     nodes, weights, last = [], [], "x"
@@ -36,7 +37,7 @@ def conv_heavy(note: str = "") -> bytes:
         out = "y" if i == 3 else f"t{i}"
         nodes.append(helper.make_node("Conv", [last, f"w{i}"], [out], pads=[1, 1, 1, 1]))
         last = out
-    image = [1, 64, 32, 32]
+    image = [1, 64, size, size]
     value = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
@@ -67,7 +68,7 @@ class Device:
     def __init__(self, folder: Path, **profile: Any) -> None:
         self.folder = folder
         self.profile = folder / "profile.json"
-        quiet = {"noise": 0.0, "seed": 7, "started_at": time.time()}
+        quiet = {"noise": 0.0, "seed": 7, "started_at": time.time(), "steady_host": False}
         self.profile.write_text(json.dumps({**quiet, **profile}))
         self.cache = folder / "cache"
         self.environ = {
@@ -176,28 +177,89 @@ def test_nothing_really_waits_and_the_profiling_pass_is_not_seen(tmp_path: Path)
     seen = device.stretch(conv_heavy(), runs=60)
     really = time.monotonic() - start
     claimed = seen["ms"] * 60 / 1e3
-    assert seen["perf_counter"] == pytest.approx(400, rel=0.03)
+    assert seen["perf_counter"] == pytest.approx(400, rel=0.05)
     assert really < claimed / 2
-    # Two more sessions and 50 inferences went into the mix; the device's clock knows nothing.
+    # Another session and 30 inferences went into the mix; the device's clock knows nothing.
     assert seen["made"] < 0.6
 
 
 def test_an_emulated_device_does_not_look_contended(tmp_path: Path) -> None:
-    device = Device(tmp_path, compute=3.0, memory=3.0, overhead=3.0, noise=0.01)
-    (one,) = device.bench([conv_heavy()], blocks_min=2, blocks_max=2).values()
+    device = Device(tmp_path, compute=30.0, memory=30.0, overhead=30.0, steady_host=True)
+    (one,) = device.bench([conv_heavy(size=16)], blocks_min=2, blocks_max=2).values()
     assert one.ok
     assert one.emulated
     assert one.conditions["emulated"] is True
-    assert one.cpu_ms == pytest.approx(one.median_ms, rel=0.15)
+    # A stretch of the wall clock alone would make this thirty; the machine may be busy itself.
+    assert one.median_ms < 3 * one.cpu_ms
 
 
 def test_a_model_against_itself_makes_no_difference(tmp_path: Path) -> None:
-    device = Device(tmp_path, compute=1.5, memory=1.2, overhead=1.3, noise=0.01)
+    device = Device(tmp_path, compute=1.5, memory=1.2, overhead=1.3, noise=0.01, steady_host=True)
     request = {"blocks_min": 8, "blocks_max": 8}
-    one, other = device.bench([conv_heavy("A"), conv_heavy("B")], **request).values()
+    one, other = device.bench([conv_heavy("A", 16), conv_heavy("B", 16)], **request).values()
     assert one.model != other.model
     # The margin is wide because the machine that runs the tests is busy with other things.
     assert compare(one, other, margin=0.06).verdict == "no difference"
+
+
+def test_what_else_the_host_does_is_taken_out_by_the_models_shares() -> None:
+    class Busy:
+        def read(self, shares: tuple[float, float, float]) -> tuple[float, float, float]:
+            return 1.25, 1.6, 2.0
+
+    device = emulation.Device({"compute": 2.0, "memory": 4.0, "overhead": 1.0})
+    for shares, factor in (
+        (mix.Mix(1, 0, 0), 2.0 / 1.25),
+        (mix.Mix(0, 1, 0), 4.0 / 1.6),
+        (mix.Mix(0, 0, 1), 1.0 / 2.0),
+        (mix.Mix(0.5, 0.5, 0), 0.5 * (2.0 / 1.25 + 4.0 / 1.6)),
+    ):
+        busy: Any = Busy()
+        assert emulation._Stretch(device, shares, busy)() == pytest.approx(factor)
+
+
+def test_a_mix_taken_on_a_busy_host_is_put_right() -> None:
+    seen = mix.Mix(0.4, 0.4, 0.2).undisturbed([1.0, 2.0, 1.0])
+    assert seen.shares == pytest.approx((0.5, 0.25, 0.25))
+
+
+def test_the_reference_models_are_whole_and_one_of_each_kind(tmp_path: Path) -> None:
+    for shape, kernels, count in (((192, 192), ["MatMul"], 1), ((8,), ["Sin", "Tanh"] * 20, 40)):
+        model = onnx.load_from_string(host.chain(shape, kernels))
+        onnx.checker.check_model(model, full_check=True)
+        assert len(model.graph.node) == count
+    state = host.Host(onnxruntime.InferenceSession, tmp_path)
+    assert all(1.0 <= slower < host.MOST for slower in state.read())
+    assert state.read((0.0, 0.0, 0.0)) == (1.0, 1.0, 1.0)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_interrupted_reading_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes = iter([1000] * host._READINGS + [1500, 4_000_000, 1200, 900])
+    monkeypatch.setattr(host, "_SEARCH_S", 0.0)
+    monkeypatch.setattr(host._Reference, "_time", lambda self: next(takes))
+    reference = host._Reference(onnxruntime.InferenceSession, tmp_path / "r.json", (8,), ["Neg"])
+    assert [reference.read() for _ in range(4)] == [1.5, 1.5, 1.2, 1.0]
+
+
+def test_the_best_of_all_processes_counts_until_the_host_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "r.json"
+    monkeypatch.setattr(host, "_SEARCH_S", 0.0)
+
+    def best(takes: int) -> float:
+        monkeypatch.setattr(host._Reference, "_time", lambda self: takes)
+        session = onnxruntime.InferenceSession
+        return float(host._Reference(session, file, (8,), ["Neg"])._best)
+
+    assert [best(1000), best(1700), best(800), best(900)] == [1000, 1000, 800, 800]
+    file.write_text(json.dumps({"ns": 5, "boot": "another"}))
+    assert best(900) == 900
+    file.write_text("spoilt")
+    assert best(950) == 950
 
 
 def test_noise_differs_between_runs_and_between_processes(tmp_path: Path) -> None:
@@ -206,7 +268,7 @@ def test_noise_differs_between_runs_and_between_processes(tmp_path: Path) -> Non
     factors = (
         "import os; from hdap_lab.emulation import Device, _Stretch; from hdap_lab.mix import Mix;"
         "import json; p = json.load(open(os.environ['HDAP_LAB_PROFILE']));"
-        "s = _Stretch(Device(p), Mix(1, 0, 0)); print(json.dumps([s() for _ in range(4000)]))"
+        "s = _Stretch(Device(p), Mix(1, 0, 0), None); print(json.dumps([s() for _ in range(4000)]))"
     )
     shaky = Device(tmp_path, noise=0.02)
     first, second = (np.log(json.loads(shaky.python(factors))) for _ in range(2))
@@ -298,11 +360,11 @@ def test_a_profile_becomes_shares_that_add_up() -> None:
         {"cat": "Node", "name": "r_kernel_time", "dur": 21, "args": relu},
         {"cat": "Node", "name": "r_fence_before", "dur": 500, "args": relu},
     ]
-    shares = mix.from_events(events, total_us=100.0)
-    assert (shares.compute, shares.memory) == pytest.approx((0.6, 0.2))
+    shares = mix.from_events(events)
+    assert shares.shares == pytest.approx((60 / 87, 20 / 87, 7 / 87))  # 2 kernels and 1 call
     assert shares.stretch(1, 1, 1) == pytest.approx(1)
-    assert shares.stretch(2, 1, 1) == pytest.approx(1.6)
-    assert mix.from_events([], 0.0).overhead == 1.0
+    assert shares.stretch(2, 1, 1) == pytest.approx(1 + 60 / 87)
+    assert mix.from_events([]).overhead == 1.0
 
 
 def test_two_processes_that_profile_at_once_believe_the_same(tmp_path: Path) -> None:
@@ -358,7 +420,7 @@ def test_a_model_from_memory_is_stretched_too(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(conv_heavy())
     seen = device.script(f"open({str(path)!r}, 'rb').read()", 5)
-    assert seen["perf_counter"] == pytest.approx(5, rel=0.03)
+    assert seen["perf_counter"] == pytest.approx(5, rel=0.05)
 
 
 def test_a_python_that_uses_no_onnxruntime_loads_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ A program that took a clock out of `time` before it imported onnxruntime reads t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -109,7 +110,8 @@ def install(session_class: Any) -> None:
         try:
             device = Device(json.loads(profile.read_text(encoding="utf-8")))
             if device.steady_host and state is None:
-                state = host.Host(session_class, cache)
+                with contextlib.suppress(OSError):  # a full disk is the device's own business
+                    state = host.Host(session_class, cache)
             self._lab = _Stretch(device, _mix_of(session_class, path_or_bytes, cache, state), state)
         finally:
             busy = False
@@ -127,7 +129,7 @@ def _mix_of(session_class: Any, model: Any, cache: Path, state: host.Host | None
         return mix.from_cache(
             model, cache, lambda folder: mix.profiled(session_class, model, folder, *disturbed)
         )
-    except Exception:  # a model that does not run on zeros, a full disk: the device's own business
+    except Exception:  # it does not run on zeros, or the disk is full
         return mix.Mix(1 / 3, 1 / 3, 1 / 3)
 
 
