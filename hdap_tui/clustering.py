@@ -45,7 +45,9 @@ def cluster_fleet(
     columns = np.flatnonzero(np.isfinite(latencies[measured]).any(axis=0))
     table = latencies[:, columns]
     used = [models[int(column)] for column in columns]
-    sigma = measurements.relative_sigma(store, [model.digest for model in used], sweep)
+    sigma = np.array([np.nan])
+    if sweep is not None:
+        sigma = measurements.relative_sigma(store, [model.digest for model in used], sweep)
     own = settings.clusters
     found = cluster(
         table,

@@ -76,8 +76,8 @@ def bandwidth(copies: int = 64, passes: int = 6) -> bytes:
     return net.finish("bandwidth")
 
 
-def dispatch(rounds: int = 15) -> bytes:
-    """Return a chain of 60 operators on eight numbers: bound by the cost of calling each."""
+def dispatch(rounds: int = 100) -> bytes:
+    """Return a chain of 400 operators on eight numbers: bound by the cost of calling each."""
     rng = np.random.default_rng(3)
     net = _Net((1, 8))
     for _ in range(rounds):

@@ -77,7 +77,8 @@ class DeviceEntry(Section, frozen=True):
     tags: tuple[Tag, ...] = ()
     """Words to select devices by, as in --select tag=kitchen."""
     emulated: bool = False
-    """Whether it belongs to the emulated lab and only pretends to be slower."""
+    """Whether it belongs to the emulated lab and only pretends to be slower; a running lab says
+    itself where it listens."""
     host_group: Name | None = None
     """The machine that it shares with other devices, named in [host_groups]."""
     python: Text | None = None
@@ -281,8 +282,8 @@ class Lab(Section, frozen=True):
 
     devices: Annotated[int, Meta(ge=1, le=1000)] = 12
     """How many devices `hdap lab up` starts."""
-    base_port: Port = 22101
-    """Port of the first; the others follow."""
+    base_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Port of the first, the others follow; 0: free ones, the same each time where possible."""
     seed: Whole = 7
     """Seed of speed profiles and noise."""
     drift_after_s: NotNegative = 90.0

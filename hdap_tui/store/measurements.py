@@ -172,26 +172,31 @@ def matrix(
     return _table(store, digests, sweep, "median_ms")
 
 
-def relative_sigma(
-    store: Store, digests: Sequence[str], sweep: int | None = None
-) -> NDArray[np.float64]:
-    """Return how well each model's median repeats: its standard deviation over its value.
+def relative_sigma(store: Store, digests: Sequence[str], sweep: int) -> NDArray[np.float64]:
+    """Return how well each model's median repeats: its standard error over its value.
 
-    Read off the measured 95 % intervals (a normal's width), the median over the devices; NaN
-    where no device has a finite one.
+    Told from how the medians of the blocks scatter on each device, the middle one of all devices;
+    NaN where no device has two blocks.
     """
     import numpy as np
 
-    _, median = _table(store, digests, sweep, "median_ms")
-    _, low = _table(store, digests, sweep, "low_ms")
-    _, high = _table(store, digests, sweep, "high_ms")
-    sigma = (high - low) / (2 * 1.96) / median
-    result = np.full(len(digests), np.nan)
-    for column in range(len(digests)):
-        usable = sigma[np.isfinite(sigma[:, column]), column]
-        if len(usable):
-            result[column] = np.median(usable)
-    return result
+    found = store.rows(
+        f"""SELECT m.digest, x.rest FROM samples s
+        JOIN sample_details x USING (device_id, model_id, at) JOIN models m ON m.id = s.model_id
+        WHERE s.sweep_id = ? AND s.median_ms IS NOT NULL
+            AND m.digest IN ({placeholders(len(digests))})""",
+        [sweep, *digests],
+    )
+    errors: dict[str, list[float]] = {}
+    for row in found:
+        blocks = np.log(json.loads(row["rest"])["block_medians_ms"])
+        if len(blocks) > 1:
+            free = len(blocks) - 1
+            # The middle of many variances lies below their mean (Wilson and Hilferty 1931), and
+            # a median of n normal values scatters sqrt(pi / 2) times as much as their mean.
+            variance = blocks.var(ddof=1) / (1 - 2 / (9 * free)) ** 3
+            errors.setdefault(row["digest"], []).append(variance * math.pi / 2 / len(blocks))
+    return np.array([math.sqrt(np.median(errors.get(digest, [np.nan]))) for digest in digests])
 
 
 def rounds(store: Store, digest: str, kind: SweepKind = "canary", limit: int = 60) -> list[Round]:

@@ -64,12 +64,12 @@ def test_the_bandwidth_probe_spends_its_time_moving_bytes(tmp_path: Path) -> Non
     assert times["Add"] + times["Mul"] + times["Tile"] > 0.6 * times.total()
 
 
-def test_the_dispatch_probe_calls_sixty_kernels_that_do_next_to_nothing(tmp_path: Path) -> None:
+def test_the_dispatch_probe_calls_many_kernels_that_do_next_to_nothing(tmp_path: Path) -> None:
     probes.write("dispatch", tmp_path / "p.onnx")
     times = _kernel_times(tmp_path / "p.onnx", tmp_path)
     assert set(times) == {"Mul", "Abs", "Add", "Neg"}
-    assert len(onnx.load(tmp_path / "p.onnx").graph.node) == 60
-    assert _calls(tmp_path / "p.onnx") == 60
+    assert len(onnx.load(tmp_path / "p.onnx").graph.node) == 400
+    assert _calls(tmp_path / "p.onnx") == 400
 
 
 def _calls(path: Path) -> int:

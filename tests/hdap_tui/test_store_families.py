@@ -323,15 +323,20 @@ def test_the_table_of_the_fleet_has_gaps_where_nothing_was_measured(store: Store
     np.testing.assert_array_equal(only, [[np.nan, 1.5], [np.nan] * 2, [np.nan] * 2])
 
 
-def test_how_well_a_median_repeats_is_read_off_its_intervals(store: Store) -> None:
-    measure(
+def test_how_well_a_median_repeats_is_told_from_how_its_blocks_scatter(store: Store) -> None:
+    random = np.random.default_rng(5)
+    blocks = np.exp(0.02 * random.standard_normal((3, 400)))
+    sweep = measure(
         store,
-        latency("a", 10.0, low_ms=9.804, high_ms=10.196),
-        latency("b", 20.0, low_ms=20 - 0.392, high_ms=20 + 0.392),
-        latency("c", 20.0, low_ms=-math.inf, high_ms=math.inf),
+        *(
+            latency(name, 10.0, block_medians_ms=tuple(10 * row))
+            for name, row in zip("abc", blocks, strict=True)
+        ),
+        latency("a", 5.0, model=PROBE, block_medians_ms=(5.0,)),
+        kind="sweep",
     )
-    sigma = measurements.relative_sigma(store, [OLD, PROBE])
-    assert sigma[0] == pytest.approx(0.01)
+    sigma = measurements.relative_sigma(store, [OLD, PROBE], sweep)
+    assert sigma[0] == pytest.approx(0.02 * math.sqrt(math.pi / 2 / 400), rel=0.1)
     assert math.isnan(sigma[1])
 
 
