@@ -184,18 +184,24 @@ class HdapApp(App[None]):
         self.set_timer(min(30.0, POLL_S * 2**self._failures), self._poll)
 
     def _show_data(self) -> None:
-        if isinstance(self.screen, HdapScreen):
-            self.screen.refresh_frame()
-            self.screen.refresh_data()
+        if screen := self._open:
+            screen.refresh_frame()
+            screen.refresh_data()
 
     def refresh_frame(self) -> None:
         """Show header, running commands and keys anew."""
-        if isinstance(self.screen, HdapScreen):
-            self.screen.refresh_frame()
+        if screen := self._open:
+            screen.refresh_frame()
 
     def _tick(self) -> None:
-        if isinstance(self.screen, HdapScreen):
-            self.screen.tick()
+        if screen := self._open:
+            screen.tick()
+
+    @property
+    def _open(self) -> HdapScreen | None:
+        """The screen on top, where it is one of ours; none while the application ends."""
+        stack = self.screen_stack
+        return stack[-1] if stack and isinstance(stack[-1], HdapScreen) else None
 
     @on(Worker.StateChanged)
     def _worker_ended(self, event: Worker.StateChanged) -> None:
@@ -212,17 +218,28 @@ class HdapApp(App[None]):
     def selection(self) -> Selection:
         """Return what is selected on the topmost of our screens."""
         for screen in reversed(self.screen_stack):
-            if isinstance(screen, HdapScreen):
+            if isinstance(screen, HdapScreen) and screen.ready:
                 return screen.selection()
         return Selection()
 
     def action_command(self, name: str) -> None:
         """Do what a key of the registry stands for."""
-        self.desk.press(name)
+        self.when_ready(lambda: self.desk.press(name))
 
     def action_enter(self) -> None:
         """Open what is selected."""
-        self.desk.enter()
+        self.when_ready(self.desk.enter)
+
+    def when_ready(self, then: Callable[[], None]) -> None:
+        """Do something once the open screen has its parts and its data.
+
+        Whoever types fast presses the next key before a new screen stands.
+        """
+        screen = self._open
+        if screen is not None and not screen.ready:
+            self.set_timer(0.02, lambda: self.when_ready(then))
+        else:
+            then()
 
     @on(TaskMoved)
     def _task_moved(self, message: TaskMoved) -> None:
@@ -231,13 +248,17 @@ class HdapApp(App[None]):
 
     @on(TaskEnded)
     def _task_ended(self, message: TaskEnded) -> None:
-        self.desk.ended(message.task)
+        if self.screen_stack:
+            self.desk.ended(message.task)
 
     @on(Asked)
     def _asked(self, message: Asked) -> None:
         from hdap_tui.dashboard.screens.confirm import ConfirmScreen
 
         question = message.question
+        if not self.screen_stack:
+            question.reply(False)  # the application ends
+            return
         self.push_screen(
             ConfirmScreen(question.text, question.touched, question.note),
             lambda answer: question.reply(bool(answer)),
@@ -271,13 +292,13 @@ class HdapApp(App[None]):
                     self.install_screen(_make_view(target), target)
                 self.push_screen(target)
         if view == "job":
-            screen = self.get_screen(target)
-            self.call_after_refresh(screen.open_job, str(call.given.get("job", "")))  # type: ignore[attr-defined]
+            job, screen = str(call.given.get("job", "")), self.get_screen(target)
+            self.when_ready(lambda: screen.open_job(job))  # type: ignore[attr-defined]
 
     async def action_back(self) -> None:
         """One step back: what the screen can undo, else the screen below, at last the fleet."""
         screen = self.screen
-        if isinstance(screen, HdapScreen) and screen.step_back():
+        if isinstance(screen, HdapScreen) and screen.ready and screen.step_back():
             return
         if len(self.screen_stack) > 1:
             self.pop_screen()
@@ -290,8 +311,9 @@ class HdapApp(App[None]):
 
     def action_filter(self) -> None:
         """Open the filter of the screen's table."""
-        if isinstance(self.screen, TableView):
-            self.screen.action_filter()
+        screen = self.screen
+        if isinstance(screen, TableView):
+            self.when_ready(screen.action_filter)
         else:
             self.say("There is no table to filter here.")
 

@@ -118,6 +118,11 @@ class HdapScreen(Screen[Any]):
         """Fit the lines to the new width."""
         self.refresh_frame()
 
+    @property
+    def ready(self) -> bool:
+        """Whether its parts stand, and show the data that there are."""
+        return self.is_mounted and (self._shown_version is not None or self.dash.snapshot is None)
+
     def refresh_data(self) -> None:
         """Show the latest snapshot, unless it is on the screen already."""
         snapshot = self.dash.snapshot if self.is_mounted else None
@@ -217,7 +222,8 @@ class TableView(HdapScreen):
 
     def tick(self) -> None:
         """Let ages grow."""
-        self.main.refresh_ages()
+        if self.ready:
+            self.main.refresh_ages()
 
     @on(Table.Activated)
     def _open(self) -> None:

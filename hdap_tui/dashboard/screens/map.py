@@ -87,7 +87,7 @@ class MapScreen(HdapScreen):
         self._show_device([message.device])
         # The cluster that one has come to is always to be seen, however small the screen is.
         cluster = next((d.cluster for d in self._devices([message.device])), None)
-        if cluster in self._begins:
+        if cluster is not None and cluster in self._begins:
             self._box.scroll_to(y=self._begins[cluster], animate=False)
 
     @on(Scatter.Hovered)

@@ -113,15 +113,19 @@ def fleet(n: int = 12, seed: int = 1, names: Sequence[str] | None = None) -> Fle
     return FleetSnapshot(
         version=1,
         at=at(0),
-        fleet=names[0] if names else "lab",
+        fleet=_one(names, 0) or "lab",
         devices=tuple(rows),
-        map=cluster_map(rows, rng, note=names[2] if names else None),
-        alerts=alerts(subject, names[1] if names else None),
-        jobs=jobs(names[3] if names else None),
-        models=models(names[4] if names else None),
+        map=cluster_map(rows, rng, note=_one(names, 2)),
+        alerts=alerts(subject, _one(names, 1)),
+        jobs=jobs(_one(names, 3)),
+        models=models(_one(names, 4)),
         deployments=deployments(),
         activity="sweep 5/12",
     )
+
+
+def _one(names: Sequence[str] | None, index: int) -> str | None:
+    return names[index % len(names)] if names else None
 
 
 def cluster_map(rows: Sequence[DeviceRow], rng: random.Random, note: str | None) -> ClusterMap:
