@@ -8,11 +8,11 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from operating import Site
 
 from engine.events import Advanced, Scored
 from hdap_tui.cli.app import run
@@ -49,16 +49,6 @@ lr = 0.05
 """
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@dataclass(frozen=True)
-class Site:
-    lab: LabInfo
-    file: Path
-
-    @property
-    def jobs(self) -> Path:
-        return self.lab.state / "jobs"
 
 
 @pytest.fixture(scope="module")

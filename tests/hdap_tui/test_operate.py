@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from operating import Hdap, Site, caller, network
 
-from hdap_tui.cli.app import run
 from hdap_tui.errors import ExitCode
 from hdap_tui.lab import control
 from hdap_tui.lab.control import LabInfo
@@ -47,44 +40,6 @@ margin_percent = 10
 """
 
 
-def network(path: Path, layers: int, note: str = "") -> Path:
-    """Write a chain of convolutions that takes longer the more layers it has."""
-    generator = np.random.default_rng(7)
-    nodes, weights = [], []
-    for number in range(layers):
-        kernel = generator.normal(0, 0.05, (32, 32, 3, 3)).astype(np.float32)
-        weights.append(onnx.numpy_helper.from_array(kernel, f"w{number}"))
-        nodes.append(
-            helper.make_node(
-                "Conv", [f"x{number}", f"w{number}"], [f"x{number + 1}"], pads=[1, 1, 1, 1]
-            )
-        )
-    shape = ["batch", 32, 24, 24]
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(f"x{layers}", TensorProto.FLOAT, shape)],
-        weights,
-        doc_string=note,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    onnx.save(model, path)
-    return path
-
-
-@dataclass(frozen=True)
-class Site:
-    """A lab of three devices with a settings file and models of its own."""
-
-    lab: LabInfo
-    file: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.file.parent
-
-
 @pytest.fixture(scope="module")
 def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFactory) -> Site:
     lab = make_lab(3, plan=Plan(step_at_s=None))
@@ -97,23 +52,13 @@ def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def hdap(site: Site, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Any, str]]:
-    """Run a command with --json; return exit status, document and standard error."""
-
-    def call(*arguments: str) -> tuple[int, Any, str]:
-        status = run(["--config", str(site.file), *arguments, "--json"], lambda _context: 0)
-        captured = capsys.readouterr()
-        return status, json.loads(captured.out) if captured.out else None, captured.err
-
-    return call
+def hdap(site: Site, capsys: pytest.CaptureFixture[str]) -> Hdap:
+    return caller(site, capsys)
 
 
 def link(site: Site, device: str, name: str) -> str:
     path = site.lab.device(device).home / ".hdap" / name
     return path.readlink().stem if path.is_symlink() else ""
-
-
-Hdap = Callable[..., tuple[int, Any, str]]
 
 
 def test_a_sweep_measures_every_device_and_says_that_they_are_emulated(hdap: Hdap) -> None:

@@ -1,0 +1,72 @@
+"""Pieces that tests of a whole fleet share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from hdap_tui.cli.app import run
+from hdap_tui.lab.control import LabInfo
+
+Hdap = Callable[..., tuple[int, Any, str]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A lab with a settings file and models of its own."""
+
+    lab: LabInfo
+    file: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    @property
+    def jobs(self) -> Path:
+        return self.lab.state / "jobs"
+
+
+def caller(site: Site, capsys: pytest.CaptureFixture[str]) -> Hdap:
+    """Return what runs a command with --json: exit status, document, standard error."""
+
+    def call(*arguments: str) -> tuple[int, Any, str]:
+        status = run(["--config", str(site.file), *arguments, "--json"], lambda _context: 0)
+        captured = capsys.readouterr()
+        return status, json.loads(captured.out) if captured.out else None, captured.err
+
+    return call
+
+
+def network(path: Path, layers: int, note: str = "") -> Path:
+    """Write a chain of convolutions that takes longer the more layers it has."""
+    generator = np.random.default_rng(7)
+    nodes, weights = [], []
+    for number in range(layers):
+        kernel = generator.normal(0, 0.05, (32, 32, 3, 3)).astype(np.float32)
+        weights.append(onnx.numpy_helper.from_array(kernel, f"w{number}"))
+        nodes.append(
+            helper.make_node(
+                "Conv", [f"x{number}", f"w{number}"], [f"x{number + 1}"], pads=[1, 1, 1, 1]
+            )
+        )
+    shape = ["batch", 32, 24, 24]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(f"x{layers}", TensorProto.FLOAT, shape)],
+        weights,
+        doc_string=note,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, path)
+    return path

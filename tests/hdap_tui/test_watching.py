@@ -1,0 +1,120 @@
+"""Canary rounds on a fleet that drifts: an alert opens, is acknowledged, resolves."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+
+import pytest
+from operating import Hdap, Site, caller, network
+
+from hdap_tui.errors import ExitCode
+from hdap_tui.lab import control
+from hdap_tui.lab.control import LabInfo
+from hdap_tui.lab.fleet_file import fleet_toml
+from hdap_tui.lab.profiles import Group, Plan
+
+SETTINGS = """
+[[models]]
+name = "detector"
+path = "detector.onnx"
+[[models]]
+name = "dispatch"
+path = "builtin:dispatch"
+probe = true
+[benchmark]
+runs = 15
+warmup_runs = 3
+warmup_s = 0.02
+block_s = 0.1
+blocks_min = 2
+blocks_max = 2
+time_limit_s = 30
+[watch]
+canary_every_s = 0.01
+[drift]
+baseline = 5
+clear_consecutive = 2
+clear_percent = 20
+effect_percent = 20
+"""
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    lab = make_lab(5, plan=Plan(step_at_s=None, group=(Group(name="alike"),)))
+    file = tmp_path_factory.mktemp("site") / "fleet.toml"
+    file.write_text(fleet_toml(lab, SETTINGS))
+    network(file.parent / "detector.onnx", layers=2)
+    return Site(lab, file)
+
+
+@pytest.fixture
+def hdap(site: Site, capsys: pytest.CaptureFixture[str]) -> Hdap:
+    return caller(site, capsys)
+
+
+def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> None:
+    status, found, _ = hdap("watch", "--rounds", "6")
+    assert status == ExitCode.DONE
+    assert found["alerts"] == []
+    learned = {d["device"]: d for d in hdap("drift")[1]["devices"]}
+    assert all(d["baseline_ms"] > 0 and d["state"] == "ok" for d in learned.values())
+
+    control.drift(site.lab.state, "edge-02", 150)
+    hdap("watch", "--until-alert", "--rounds", "10")
+    alerts = hdap("alerts")[1]["alerts"]
+    assert [(a["scope"], a["subject"], a["state"]) for a in alerts] == [
+        ("device", "edge-02", "firing")
+    ]
+    alert = alerts[0]
+    assert alert["direction"] == "up"
+    assert alert["size_percent"] > 60
+    assert alert["emulated"]
+    assert alert["model"] == "detector"
+    assert alert["now_ms"] > 1.5 * alert["baseline_ms"]
+    assert alert["onset_at"] <= alert["opened_at"]
+
+    number = str(alert["alert"])
+    acknowledged = hdap("alerts", "acknowledge", number, "--reason", "fan")[1]
+    assert acknowledged["state"] == "acknowledged"
+    devices = {d["name"]: d["alert"] for d in hdap("devices")[1]["devices"]}
+    assert devices["edge-02"] == "acknowledged"
+    assert devices["edge-01"] is None
+
+    control.drift(site.lab.state, "edge-02", 0)
+    hdap("watch", "--rounds", "6")
+    shown = hdap("alerts", "show", number)[1]
+    assert shown["state"] == "resolved"
+    what = [event["what"] for event in shown["history"]]
+    assert what[0] == "opened"
+    assert what[-1] == "resolved"
+    assert "acknowledged" in what
+
+
+def test_accepting_an_alert_learns_a_new_baseline(site: Site, hdap: Hdap) -> None:
+    control.drift(site.lab.state, "edge-04", 150)
+    hdap("watch", "--until-alert", "--rounds", "10")
+    alert = next(a for a in hdap("alerts")[1]["alerts"] if a["state"] == "firing")
+    assert alert["subject"] == "edge-04"
+    status, _, said = hdap("alerts", "accept", str(alert["alert"]))
+    assert status == ExitCode.REFUSED
+    assert "--yes" in said
+    accepted = hdap("alerts", "accept", str(alert["alert"]), "--yes")[1]
+    assert accepted["state"] == "resolved"
+    states = {d["device"]: d["state"] for d in hdap("drift")[1]["devices"]}
+    assert states["edge-04"] == "learning"
+    assert hdap("watch", "--rounds", "6")[1]["alerts"] == []
+    known = {d["device"]: d["baseline_ms"] for d in hdap("drift")[1]["devices"]}
+    assert known["edge-04"] > 1.5 * known["edge-01"]
+    control.drift(site.lab.state, "edge-04", 0)
+
+
+def test_two_never_watch_one_fleet(site: Site, hdap: Hdap) -> None:
+    with (site.lab.state / "watch.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, _, said = hdap("watch", "--rounds", "1")
+    assert status == ExitCode.REFUSED
+    assert "watches this fleet already" in said
