@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hdap_tui.actions.bench import document, exit_code
 from hdap_tui.actions.clusters import clusters
 from hdap_tui.context import Context, Outcome
@@ -33,6 +35,10 @@ def sweep(context: Context, select: str | None = None) -> Outcome:
 
 def watch(context: Context, rounds: int | None = None, until_alert: bool = False) -> Outcome:
     """Sweep on a schedule, with canary rounds in between, until interrupted."""
+    parent, cancelled = os.environ.get("HDAP_WATCH_WITH"), context.cancelled
+    if parent is not None:
+        # Somebody's child: it ends when that one ends, in whatever way.
+        context.cancelled = lambda: cancelled() or str(os.getppid()) != parent
     watcher = Watcher(context)
     alerts = watcher.run(context.cancelled, rounds=rounds, until_alert=until_alert)
     context.reporter.finished(WHOLE)

@@ -33,11 +33,17 @@ from hdap_tui.text import clean
 
 _LABEL = 10
 _METRICS = {
-    "accuracy": "accuracy",
+    "test_accuracy": "test accuracy",
+    "test_accuracy_before": "  before",
     "parameters": "parameters",
-    "macs": "multiply-adds",
+    "parameters_before": "  before",
+    "macs": "mult-adds",
+    "macs_before": "  before",
     "precision": "precision",
+    "measured_speedup": "measured",
+    "predicted_speedup": "predicted",
 }
+"""What is shown of a model's metrics beside the table; all of them are in `models show`."""
 
 
 def pairs(
@@ -179,21 +185,21 @@ def model_facts(row: ModelRow, models: Sequence[ModelRow], palette: Palette, roo
     ]
     if row.job:
         facts.append(("made by", clean(row.job, 60)))
-    facts += [(clean(name, 24), value) for name, value in metric_pairs(row.metrics)]
+    facts += [
+        (label, metric(name, row.metrics[name]))
+        for name, label in _METRICS.items()
+        if name in row.metrics
+    ]
     return Text("\n").join([title, pairs(facts, palette, room, width=14)])
 
 
-def metric_pairs(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return a model's metrics for a person, the well-known ones first."""
-    known = [name for name in _METRICS if name in metrics]
-    rest = [name for name in metrics if name not in _METRICS]
-    return [(_METRICS.get(name, name), metric(name, metrics[name])) for name in known + rest]
-
-
 def metric(name: str, value: Any) -> str:
-    """Return one metric: shares as per cent, large numbers grouped."""
-    if "accuracy" in name and isinstance(value, float) and 0 <= value <= 1:
+    """Return one metric: shares as per cent, speed-ups as factors, large numbers grouped."""
+    if isinstance(value, float) and "accuracy" in name and 0 <= value <= 1:
         return f"{100 * value:.2f} %"
+    if isinstance(value, float) and name.endswith("speedup"):
+        where = "on the representatives" if name.startswith("measured") else "by the surrogates"
+        return f"{value:.2f}× {where}"
     return number(value)
 
 

@@ -6,7 +6,6 @@ actions; the tests answer it from a made-up fleet. All of it is called from work
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hdap_tui.context import Context, Outcome
-from hdap_tui.errors import UserError
+from hdap_tui.dashboard.watcher import ChildWatcher
 from hdap_tui.store.records import AlertEvent, FleetSnapshot, JobRow, Point
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from hdap_tui.dashboard.jobwatch import JobWatch
     from hdap_tui.store.database import Store
 
-log = logging.getLogger("hdap_tui.dashboard")
 
 Confirm = Callable[[str, Sequence[str]], bool]
 Cancelled = Callable[[], bool]
@@ -73,7 +71,7 @@ class Source(Protocol):
         """
 
     def start_watcher(self) -> None:
-        """Start to watch the fleet in a thread of this process, unless that runs already.
+        """Start to watch the fleet beside this process, unless that runs already.
 
         Raises:
             UserError: it cannot be started.
@@ -105,9 +103,7 @@ class FleetSource:
         self._lock = threading.Lock()
         self._opened: Store | None = None
         self._jobs: JobWatch | None = None
-        self._watcher: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._said = ""
+        self._watcher = ChildWatcher(context.settings)
 
     @property
     def read_only(self) -> bool:
@@ -166,25 +162,18 @@ class FleetSource:
             context.close()
 
     def start_watcher(self) -> None:
-        """Start `hdap_tui.watch.Watcher` in a thread."""
+        """Start `hdap watch` as a child of this process."""
         with self._lock:
-            if self.watching:
-                return
-            self._stop = threading.Event()
-            self._said = ""
-            self._watcher = threading.Thread(
-                target=self._watch, args=(self._stop,), name="watcher", daemon=True
-            )
             self._watcher.start()
 
     def stop_watcher(self) -> None:
-        """Ask the thread to stop."""
-        self._stop.set()
+        """Ask the child to stop."""
+        self._watcher.stop()
 
     @property
     def watching(self) -> bool:
-        """Whether the thread runs."""
-        return self._watcher is not None and self._watcher.is_alive()
+        """Whether the child runs."""
+        return self._watcher.running
 
     def activity(self) -> str:
         """Say what the store knows about the watcher of this or any other process."""
@@ -195,30 +184,14 @@ class FleetSource:
     @property
     def said(self) -> str:
         """Why the watcher of this process stopped, where it did so by itself."""
-        return self._said
+        return self._watcher.said
 
     def close(self) -> None:
         """Stop the watcher and close the connections to the store."""
-        self._stop.set()
-        if self._watcher is not None:
-            self._watcher.join(timeout=3)
+        self._watcher.stop()
+        self._watcher.wait(3)
         if self._opened is not None:
             self._opened.close()
-
-    def _watch(self, stop: threading.Event) -> None:
-        # The one place where the watcher plugs in.
-        context = self._fresh(cancelled=stop.is_set)
-        try:
-            from hdap_tui.watch import Watcher
-
-            Watcher(context).run(stop.is_set)
-        except UserError as error:
-            self._said = str(error)
-        except Exception as error:
-            log.exception("the watcher failed")
-            self._said = f"Watching failed: {type(error).__name__}: {error}"
-        finally:
-            context.close()
 
     def _fresh(self, **given: Any) -> Context:
         return Context(config=self._context.config, settings=self._context.settings, **given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
@@ -53,9 +55,7 @@ class JobPane(Container):
         self._steps.update(Text("\n").join(map(self._step, steps)))
         self._draw_log()
         # Where there is room for one curve only, the later one counts.
-        self.set_class(
-            bool(view and any("accuracy" in c[0].lower() for c in view.curves)), "-epochs"
-        )
+        self.set_class(bool(view and any(c[0] == "accuracy" for c in view.curves)), "-epochs")
         for chart, (word, empty) in zip(self._curves, CURVES, strict=True):
             chart.show(_plot(view, word, empty))
 
@@ -111,22 +111,26 @@ class JobPane(Container):
 
 
 def _plot(view: JobView | None, word: str, empty: str) -> Plot:
-    curves = [c for c in view.curves if word in c[0].lower()] if view else []
-    if view and not curves:  # a job with curves of its own shows them in their order
-        named = [w for w, _ in CURVES]
-        others = [c for c in view.curves if not any(w in c[0].lower() for w in named)]
-        place = named.index(word)
-        curves = others[place : place + 1]
-    if not curves:
-        return Plot(title=f"{word}", empty=empty)
-    styles = ("accent", "good", "warn")
-    last = curves[0][1][-1][1]
+    """Return the chart of the curve with that word in its name, the bare word before all."""
+    curves = dict(view.curves) if view else {}
+    names = sorted((name for name in curves if word in name.lower()), key=lambda name: name != word)
+    if not names:
+        return Plot(title=word, empty=empty)
+    points = latest_run(curves[names[0]])
+    by = "by epoch" if names[0] == "accuracy" else "by evaluation"
     return Plot(
-        title=curves[0][0] if len(curves) == 1 else word,
-        series=tuple(
-            Series([x for x, _ in points], [y for _, y in points], styles[i % 3])
-            for i, (_, points) in enumerate(curves)
-        ),
-        note=f"{last:.4g}",
+        title=f"{names[0]}, {by}",
+        series=(Series([x for x, _ in points], [y for _, y in points]),),
+        note=f"{points[-1][1]:.4g}",
         empty=empty,
     )
+
+
+def latest_run(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points of a curve that were not written anew by a resumed or repeated step."""
+    kept: list[tuple[float, float]] = []
+    for x, y in points:
+        while kept and kept[-1][0] >= x:
+            kept.pop()
+        kept.append((x, y))
+    return kept
