@@ -324,8 +324,10 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def make_session(model: str, threads: int, provider: str) -> Any:
-    """Load a model: sequential, no spinning threads, no denormals.
+def make_session(model: str, threads: int, provider: str, flush: bool = False) -> Any:
+    """Load a model: sequential, no spinning threads.
+
+    `flush` takes denormal numbers as zero, which changes the calling thread for good.
 
     Raises:
         ModelError: the provider is missing or the model does not load.
@@ -340,7 +342,7 @@ def make_session(model: str, threads: int, provider: str) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush)))
     try:
         return onnxruntime.InferenceSession(model, sess_options=options, providers=[provider])
     except Exception as error:
@@ -444,7 +446,7 @@ class Timed:
         self.digest = model["digest"]
         self._spec = spec
         start = time.perf_counter()
-        session = make_session(model["path"], spec["threads"], spec["provider"])
+        session = make_session(model["path"], spec["threads"], spec["provider"], flush=True)
         self._load_s = time.perf_counter() - start
         self._providers = session.get_providers()
         feed = make_feed(session, spec["batch"], spec["seed"])
@@ -830,8 +832,9 @@ class Run:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environ,
             )  # fmt: skip
         try:
-            self._child.stdin.write(json.dumps(spec).encode() + b"\n")
-            self._child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it is gone already; its status says why
+                self._child.stdin.write(json.dumps(spec).encode() + b"\n")
+                self._child.stdin.close()
             text, late = self._listen(time.monotonic() + limit)
         finally:
             status = self._end_child()
@@ -922,7 +925,8 @@ class Run:
             print(detail, _detail(error), sep="\n", file=sys.stderr)
         self._no_group()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(0, signal.SIGTERM)
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGTERM)
         return 1
 
 
