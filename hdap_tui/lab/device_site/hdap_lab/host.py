@@ -34,8 +34,7 @@ class Host:
         cache.mkdir(parents=True, exist_ok=True)
         square, vector, few = (192, 192), (16384,), (8,)
         self._references = [
-            # Its matrices are half a cache: whatever ran before has thrown them out.
-            _Reference(session, cache / "host-compute.json", square, ["MatMul"], settle=True),
+            _Reference(session, cache / "host-compute.json", square, ["MatMul"]),
             _Reference(session, cache / "host-memory.json", vector, ["Neg", "Abs"] * 2),
             _Reference(session, cache / "host-overhead.json", few, ["Sin", "Tanh"] * 20),
         ]
@@ -61,7 +60,6 @@ class _Reference:
         file: Path,
         shape: Sequence[int],
         kernels: Sequence[str],
-        settle: bool = False,
     ) -> None:
         import numpy
         import onnxruntime
@@ -73,7 +71,6 @@ class _Reference:
         self._run: Any = session(chain(shape, kernels), sess_options=options)._sess.run
         self._feed = {"x": numpy.full(shape, 0.5, "float32")}
         self._last = 1.0
-        self._settle = settle
         known = _known(file)
         here = self._fastest()
         end = time.perf_counter() + (_SEARCH_S if known is None else 0.0)
@@ -93,8 +90,7 @@ class _Reference:
         return time.perf_counter_ns() - start
 
     def read(self) -> float:
-        if self._settle:
-            self._time()
+        self._time()  # whatever ran before has thrown it out of the caches
         slower = self._time() / self._best
         if slower < MOST:
             self._last = max(slower, 1.0)
