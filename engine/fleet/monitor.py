@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.fleet.limits import MAD, DriftSettings, median_error, robust_sigma, sigma_error
+
 Array = NDArray[np.float64]
 Kind = Literal["step", "ramp", "spread"]
 Direction = Literal["up", "down"]
 
-_MAD = 1.4826
-"""Makes the median absolute deviation of normal noise its standard deviation."""
 _KEPT = 60
 """Rounds always remembered, to tell a ramp from a step."""
 _WINDOW = 180
@@ -29,77 +29,13 @@ _LATEST = 9
 """Values that the size of a change is told from."""
 _ALLOWANCE = 3.0
 """How many standard errors the baseline may be off."""
+_LEVEL = 0.7
+"""What a level is at least, against the scatter around it."""
 _SPREAD_ROOM = 1.5
 _FIT_CLIP = 9.0
 _RAMP_MARGIN = 0.0
 _RAMP_LEAST = 6
 """Samples since the onset that a ramp needs to be told from a step."""
-
-
-@dataclass(frozen=True)
-class DriftSettings:
-    """When a series counts as changed. Deviations are in standard deviations (sigma)."""
-
-    baseline: int = 60
-    """Samples whose median becomes the baseline, which then stays frozen."""
-    minimum: int = 30
-    """Samples before which only a jump of `learning_percent` is told (at most `baseline`)."""
-    clip: float = 3.0
-    """Winsorising: larger deviations count as this."""
-    k: float = 1.0
-    """Slack of the CUSUM: half the shift that it is sharpest for."""
-    h: float = 10.0
-    """Height at which the CUSUM alarms."""
-    jump_z: float = 6.0
-    """Deviation that counts as a jump."""
-    jump_consecutive: int = 3
-    """Samples in a row that a jump must last."""
-    scale_k: float = 0.5
-    """Slack of the chart of the spread."""
-    scale_h: float = 10.0
-    """Height at which it alarms."""
-    scale_cap: float = 1.5
-    """Winsorising of it."""
-    sigma_floor: float = 0.005
-    """Smallest standard deviation of log-latency that is believed."""
-    effect_percent: float = 3.0
-    """Smallest change worth telling."""
-    clear_percent: float = 2.0
-    """A change is over once the series is back within this of its baseline,"""
-    clear_consecutive: int = 5
-    """for this many samples."""
-    learning_percent: float = 20.0
-    """A jump up of this much is told while the baseline is still being learned."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        for name in ("baseline", "minimum", "jump_consecutive", "clear_consecutive"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, it is {getattr(self, name)}")
-        for name in ("clip", "h", "jump_z", "scale_h", "sigma_floor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, it is {getattr(self, name)}")
-
-
-def median_error(samples: int) -> float:
-    """Return the standard error of a median of that many normal samples, in sigma."""
-    return 1.2533 / math.sqrt(samples)
-
-
-def sigma_error(samples: int) -> float:
-    """Return the relative standard error of `robust_sigma` of that many normal samples."""
-    return 0.8 / math.sqrt(samples)
-
-
-def robust_sigma(deviations: Array) -> float:
-    """Return the standard deviation of noise around 0, outliers pulled in to three sigma.
-
-    Three sigma by the median absolute deviation, which alone would waste two thirds of the
-    samples.
-    """
-    rough = _MAD * float(np.median(np.abs(deviations)))
-    pulled = np.clip(deviations, -3 * rough, 3 * rough)
-    return float(np.sqrt(np.mean(pulled**2)))
 
 
 @dataclass(frozen=True)
@@ -408,7 +344,9 @@ class Monitor:
         assert self._s.baseline is not None
         latest = self._since(onset)[-3 if kind == "ramp" else -_LATEST :]
         size = float(np.median(latest)) - self._s.baseline
-        if (size > 0) != (direction == "up"):
+        scatter = MAD * float(np.median(np.abs(latest - np.median(latest))))
+        # Values all over the place have no level: that is for the chart of the spread.
+        if (size > 0) != (direction == "up") or abs(size) < _LEVEL * scatter:
             return None
         if self.relative and abs(size) < math.log1p(self.settings.effect_percent / 100):
             return None
@@ -419,9 +357,9 @@ class Monitor:
         assert self._s.baseline is not None
         values = self._since(self._s.scale_since) - self._s.baseline
         centre = float(np.median(values))
-        spread = _MAD * float(np.median(np.abs(values - centre)))
+        spread = MAD * float(np.median(np.abs(values - centre)))
         least = math.log1p(self.settings.effect_percent / 200) if self.relative else 0.0
-        if abs(centre) > 0.7 * spread or spread < max(1.5 * noise, least):
+        if abs(centre) > _LEVEL * spread or spread < max(1.5 * noise, least):
             return None
         onset, level = self._s.scale_since, self._s.baseline
         return Change(index, onset, "spread", "up", None, level, self.relative)

@@ -7,33 +7,18 @@ device's: a device is judged by how it moves against its peers.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.fleet.monitor import (
-    Change,
-    Cleared,
-    Direction,
-    DriftSettings,
-    Kind,
-    Monitor,
-    median_error,
-    robust_sigma,
-)
+from engine.fleet.limits import DriftSettings, median_error
+from engine.fleet.monitor import Change, Cleared, Direction, Kind, Monitor
+from engine.fleet.peers import LEAST_PEERS, PEERS, fleet_round, polish
 
-Array = NDArray[np.float64]
 Scope = Literal["device", "cluster", "fleet"]
 
-PEERS = 5
-"""Other devices that a cluster needs to speak for itself; below, all devices are the peers."""
-LEAST_PEERS = 3
-"""Other devices below which nothing is said about what is common."""
-_SHARED_MEDIAN = 50
-"""From this many devices on, whether a device is among its own peers makes no difference."""
 _VERSION = 1
 
 
@@ -79,51 +64,6 @@ class Standing:
     baseline_ms: float | None
     change_percent: float | None
     """Its last rounds against its baseline and its peers."""
-
-
-def fleet_round(
-    ratios: Mapping[str, float],
-    clusters: Mapping[str, int] | None = None,
-    drifting: Collection[str] = (),
-) -> tuple[dict[str, float], float]:
-    """Part what each device did from what its peers did.
-
-    Args:
-        ratios: by device, log of latency over baseline.
-        clusters: by device, which cluster it is in; -1 or absent is none.
-        drifting: devices known to have changed, which are nobody's peers.
-
-    Returns:
-        By device its ratio minus the median ratio of its peers, itself left out: the others of
-        its cluster where they are `PEERS` at least, else all others, else (below `LEAST_PEERS`)
-        nobody. And the median ratio over the whole fleet; 0 where there is no fleet to speak of.
-    """
-    names = list(ratios)
-    values = np.asarray([ratios[name] for name in names], dtype=float)
-    labels = np.asarray([(clusters or {}).get(name, -1) for name in names], dtype=int)
-    steady = np.asarray([name not in drifting for name in names], dtype=bool)
-    if len(names) <= LEAST_PEERS:
-        return dict(ratios), 0.0
-    if steady.sum() <= LEAST_PEERS:
-        steady[:] = True
-    common = _others(values, steady)
-    for label in np.unique(labels[labels >= 0]):
-        members = labels == label
-        if (members & steady).sum() > PEERS:
-            common[members] = _others(values[members], steady[members])
-    residuals = values - common
-    return dict(zip(names, residuals.tolist(), strict=True)), float(np.median(values))
-
-
-def _others(values: Array, steady: NDArray[np.bool_]) -> Array:
-    """Return for each value the median of the other steady ones."""
-    common = np.full(len(values), np.median(values[steady]))
-    if steady.sum() < _SHARED_MEDIAN:
-        for i in np.flatnonzero(steady):
-            rest = steady.copy()
-            rest[i] = False
-            common[i] = np.median(values[rest])
-    return common
 
 
 @dataclass
@@ -264,7 +204,7 @@ class FleetMonitor:
     def _learn(self, logs: dict[str, float]) -> list[_Said]:
         """Keep the first rounds until there are enough to part devices from rounds."""
         self._first.append(logs)
-        residuals, common, sigma, count = _parted(self._first)
+        residuals, common, sigma, count = polish(self._first)
         before, self._devices = self._devices, {}
         said: list[_Said] = []
         for name, series in residuals.items():
@@ -382,38 +322,3 @@ class FleetMonitor:
                 round=self._round,
             )
         ]
-
-
-def _parted(
-    rounds: list[dict[str, float]],
-) -> tuple[dict[str, list[float]], list[float], float | None, int]:
-    """Part the first rounds into devices and rounds, by Tukey's median polish.
-
-    Returns:
-        By device its log-latency in each round without what its peers did (NaN where missing),
-        what all did in each round, the noise of one measurement (None while it is unknown), and
-        how many samples it rests on.
-    """
-    names = list(dict.fromkeys(name for early in rounds for name in early))
-    table = np.asarray([[early.get(name, math.nan) for name in names] for early in rounds])
-    if not names:
-        return {}, [0.0] * len(rounds), None, 0
-    levels, common = np.zeros(len(names)), np.zeros(len(rounds))
-    enough = (~np.isnan(table)).sum(axis=1) > LEAST_PEERS
-    for _ in range(3):
-        levels = np.nanmedian(table - common[:, None], axis=0)
-        common[enough] = np.nanmedian((table - levels)[enough], axis=1)
-    common -= np.median(common)
-    levels = np.nanmedian(table - common[:, None], axis=0)
-    noise = np.full_like(table, np.nan)
-    for row, values in enumerate(table - levels):
-        present = np.flatnonzero(~np.isnan(values))
-        residuals, _ = fleet_round({names[i]: float(values[i]) for i in present})
-        noise[row, present] = list(residuals.values())
-    series = {name: (levels[i] + noise[:, i]).tolist() for i, name in enumerate(names)}
-    if len(rounds) < LEAST_PEERS:
-        return series, common.tolist(), None, 0
-    # As many levels as devices were fitted to these samples.
-    freedom = max(int((~np.isnan(noise)).sum()) - len(names), 1)
-    sigma = robust_sigma(noise[~np.isnan(noise)]) * math.sqrt(1 + len(names) / freedom)
-    return series, common.tolist(), sigma, freedom

@@ -1,0 +1,259 @@
+"""Tables from elsewhere: the same methods on a CSV file as on a fleet.
+
+Latencies: header `device,<measurement>,…`, one row a device, positive numbers, empty where
+missing. Series: header `time,value` or `device,time,value`, time ISO 8601 or a number. Every
+mistake in a file is a ValueError of one sentence that names line and column.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.fleet.clusters import cluster, explain
+from engine.fleet.drift import DriftSettings, detect
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Devices by measurements."""
+
+    devices: tuple[str, ...]
+    measurements: tuple[str, ...]
+    latencies: NDArray[np.float64]
+    """(devices, measurements), NaN where missing."""
+
+
+@dataclass
+class Series:
+    """One device's values over time."""
+
+    device: str | None
+    """None where the table has no such column."""
+    times: list[str | float] = field(default_factory=list)
+    """As they stand in the file."""
+    values: list[float] = field(default_factory=list)
+
+
+def read_latencies(path: str | Path) -> LatencyTable:
+    """Read a table of devices and what was measured on them.
+
+    Raises:
+        ValueError: the file cannot be read, or is no such table; says where and what to mend.
+    """
+    rows = _Rows(path)
+    header = rows.header
+    if header[0].lower() != "device" or len(header) < 2:
+        raise rows.wrong(
+            f"the header is {_shown(','.join(header))}, it must be device,<measurement>,…"
+        )
+    for column, name in enumerate(header[1:], start=1):
+        if not name or name in header[:column]:
+            fault = "has no name" if not name else f"repeats the name {_shown(name)}"
+            raise rows.wrong(f"column {column + 1} {fault}; name every measurement once")
+    lines: dict[str, int] = {}
+    table = []
+    for row in rows:
+        device = rows.device(row[0])
+        if device in lines:
+            raise rows.wrong(
+                f"device {_shown(device)} was there before, in line {lines[device]}; "
+                f"give every device one row"
+            )
+        lines[device] = rows.line
+        table.append(
+            [
+                rows.number(cell, name, positive=True) if cell else math.nan
+                for name, cell in zip(header[1:], row[1:], strict=True)
+            ]
+        )
+    if not table:
+        raise rows.wrong("there is no device below the header; add a row for each")
+    latencies = np.asarray(table)
+    if np.isnan(latencies).all():
+        raise rows.wrong("no device has a number; there is nothing to compare")
+    return LatencyTable(tuple(lines), tuple(header[1:]), latencies)
+
+
+def read_series(path: str | Path) -> list[Series]:
+    """Read values over time, of one device or of many, each device's rows in the order of time.
+
+    Raises:
+        ValueError: the file cannot be read, or is no such table; says where and what to mend.
+    """
+    rows = _Rows(path)
+    header = [name.lower() for name in rows.header]
+    if header not in (["time", "value"], ["device", "time", "value"]):
+        raise rows.wrong(
+            f"the header is {_shown(','.join(rows.header))}, "
+            f"it must be time,value or device,time,value"
+        )
+    found: dict[str | None, Series] = {}
+    latest: dict[str | None, tuple[str, float]] = {}
+    for row in rows:
+        device = rows.device(row[0]) if len(header) == 3 else None
+        time, moment = rows.time(row[-2])
+        before = latest.get(device)
+        if before is not None and before[0] != moment[0]:
+            raise rows.wrong(
+                f"column time changes from {before[0]} to {moment[0]}; use one kind throughout"
+            )
+        if before is not None and moment[1] < before[1]:
+            raise rows.wrong(f"column time goes back to {_shown(row[-2])}; sort the rows by time")
+        latest[device] = moment
+        series = found.setdefault(device, Series(device))
+        series.times.append(time)
+        series.values.append(rows.number(row[-1], "value"))
+    if not found:
+        raise rows.wrong("there is no value below the header; add a row for each")
+    return list(found.values())
+
+
+def clusters_document(
+    table: LatencyTable, eps_percent: float | None = None, min_samples: int | None = None
+) -> dict[str, Any]:
+    """Return which devices are alike, as plain data for JSON.
+
+    Raises:
+        ValueError: an argument makes no sense.
+    """
+    found = cluster(table.latencies, None, eps_percent, min_samples)
+    notes = explain(table.latencies, found.labels, table.measurements)
+    clusters = []
+    for label, representative in enumerate(found.representatives):
+        members = table.latencies[found.labels == label]
+        clusters.append(
+            {
+                "id": label,
+                "size": len(members),
+                "representative": table.devices[representative],
+                "weight": found.weights[label],
+                "median": {
+                    name: float(np.median(column[~np.isnan(column)]))
+                    for name, column in zip(table.measurements, members.T, strict=True)
+                    if not np.isnan(column).all()
+                },
+                "note": notes[label],
+            }
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "eps": found.eps,
+        "eps_percent": found.eps_percent,
+        "min_samples": found.min_samples,
+        "clusters": clusters,
+        "labels": dict(zip(table.devices, found.labels.tolist(), strict=True)),
+    }
+
+
+def drift_document(
+    series: Sequence[Series], settings: DriftSettings | None = None
+) -> dict[str, Any]:
+    """Return the changes in each device's series, as plain data for JSON."""
+    changes = [
+        {
+            "device": one.device,
+            "index": change.index,
+            "time": one.times[change.index],
+            "onset_index": change.onset_index,
+            "onset_time": one.times[change.onset_index],
+            "kind": change.kind,
+            "direction": change.direction,
+            "size_percent": change.size_percent,
+        }
+        for one in series
+        for change in detect(one.values, settings)
+    ]
+    return {"schema_version": SCHEMA_VERSION, "changes": changes}
+
+
+class _Rows:
+    """The rows of a CSV file, cells without the spaces around them, and where one is."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._name = str(path)
+        self.line = 0
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise ValueError(f"{self._name} is not text in UTF-8; save it as CSV") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a usable file name"
+            raise ValueError(f"{self._name} cannot be read: {reason}") from None
+        self._cells = self._rows(text)
+        self.header = next(self._cells, [])
+        if not self.header:
+            raise ValueError(f"{self._name} is empty; it needs a header and a row for each entry")
+
+    def _rows(self, text: str) -> Iterator[list[str]]:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        try:
+            for row in reader:
+                self.line = reader.line_num
+                if any(cell.strip() for cell in row):
+                    yield [cell.strip() for cell in row]
+        except csv.Error as error:
+            self.line = reader.line_num
+            raise self.wrong(f"this is not CSV: {error}") from None
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for row in self._cells:
+            if len(row) != len(self.header):
+                raise self.wrong(
+                    f"there are {len(row)} columns where the header has {len(self.header)}"
+                )
+            yield row
+
+    def wrong(self, what: str) -> ValueError:
+        return ValueError(f"{self._name}, line {max(self.line, 1)}: {what}")
+
+    def device(self, cell: str) -> str:
+        if not cell:
+            raise self.wrong("column device is empty; name the device")
+        return cell
+
+    def number(self, cell: str, column: str, positive: bool = False) -> float:
+        kind = "a positive number" if positive else "a number"
+        try:
+            value = math.nan if "_" in cell else float(cell)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (positive and value <= 0):
+            what = _shown(cell) if cell else "empty"
+            raise self.wrong(f"column {_shown(column)} is {what}, it must be {kind}")
+        return value
+
+    def time(self, cell: str) -> tuple[str | float, tuple[str, float]]:
+        """Return a time as it stands, and its kind and order."""
+        try:
+            value = float(cell)
+            if math.isfinite(value):
+                return (int(cell) if cell.lstrip("+-").isdigit() else value), ("numbers", value)
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(cell)
+        except ValueError:
+            raise self.wrong(
+                f"column time is {_shown(cell)}, it must be ISO 8601 or a number"
+            ) from None
+        if moment.tzinfo is None:
+            # Only the order counts, and it is the same in any one time zone.
+            return cell, ("local times", moment.replace(tzinfo=UTC).timestamp())
+        return cell, ("times with a zone", moment.timestamp())
+
+
+def _shown(cell: str) -> str:
+    """Quote what stands in a file, harmless and short."""
+    return repr(cell if len(cell) <= 40 else cell[:40] + "…")
