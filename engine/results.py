@@ -44,6 +44,8 @@ class Parsed:
     """First and last block of the latest quiet section; nobody connects during one."""
     expected_s: float | None = None
     """How long that section should take, from the moment when it was written."""
+    took_s: float | None = None
+    """How long the whole run took on the device; None before it is done."""
     error: str = ""
     """Class of what ended the whole run early, empty where nothing did."""
     detail: str = ""
@@ -62,6 +64,7 @@ class _Reading:
     after: dict[str, Any] = field(default_factory=dict)
     section: tuple[int, int] | None = None
     expected_s: float | None = None
+    took_s: float | None = None
     stopped: str = ""
     error: str = ""
     detail: str = ""
@@ -104,6 +107,7 @@ def parse(
         blocks=len(reading.blocks),
         section=reading.section,
         expected_s=reading.expected_s,
+        took_s=reading.took_s,
         error=reading.error,
         detail=reading.detail,
         garbage=garbage,
@@ -147,6 +151,8 @@ def _take(reading: _Reading, data: dict[str, Any], digests: Sequence[str]) -> bo
             stopped = data.get("stopped")
             reading.stopped = stopped if stopped in ("interval", "blocks", "time") else "blocks"
             reading.after = _conditions(data.get("conditions"))
+            took = data.get("took_s")
+            reading.took_s = float(took) if _number(took) and 0 <= took < 1e7 else None
             return isinstance(data.get("models"), dict)
         case _:
             return False

@@ -655,10 +655,14 @@ class Run:
             return self._end(stop.kind, str(stop))
         except (OSError, ValueError, KeyError, TypeError) as error:
             return self._end("runtime", _detail(error))
-        models = {d: summarise(self._of(d)) for d in self._alive()}
-        self.emit(
-            {"event": "done", "models": models, "conditions": conditions(), "stopped": stopped}
-        )
+        done = {
+            "event": "done",
+            "models": {d: summarise(self._of(d)) for d in self._alive()},
+            "conditions": conditions(),
+            "stopped": stopped,
+            "took_s": round(time.monotonic() - self._started, 3),
+        }
+        self.emit(done)
         self._no_group()
         return 0
 

@@ -27,7 +27,7 @@ OnStage = Callable[[str, str], None]
 
 _OUTAGES = 3  # lost connections in a row that one step lives through
 _START_S = 10.0  # seconds that a runner may take to say its first word
-_START_BLOCK_S, _MODEL_S = 0.4, 0.25  # a first guess of a block's length: start, each model
+_START_BLOCK_S, _MODEL_S = 0.2, 0.45  # a first guess of a block's length: start, each model
 _GRACE_S = 30.0  # beyond its own time limit
 
 
@@ -99,6 +99,8 @@ class Pace:
             first, last = parsed.section
             block_s = 1.05 * parsed.expected_s / (last - first + 1)
             each = (block_s - _START_BLOCK_S) / models
+        elif parsed.took_s and parsed.blocks:  # a single block, start and end included
+            each = (1.1 * parsed.took_s / parsed.blocks - _START_BLOCK_S) / models
         self._learned[device, bench] = max(each, 0.02)
 
 
@@ -191,7 +193,8 @@ class Visit:
         text, blocks, limit = bytearray(), -1, time.monotonic() + bench.time_limit_s + _GRACE_S
         # Of a device that is not known yet, the first block tells how long the others take.
         known = self._pace.known(self._target.name, bench)
-        wait = request["expected_block_s"] * (bench.blocks_min if known else 1) + 0.3
+        wait = request["expected_block_s"] * (bench.blocks_min if known else 1)
+        wait += 0.1 if known else 0.3
         self._stage("timing")
         while True:
             yield Pause(min(wait, 0.8 * request["lease_s"]))
