@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.fleet.monitor import DriftSettings
+from engine.fleet.limits import DriftSettings
 from engine.fleet.rounds import FleetMonitor, Signal
 from engine.latency import Latency
 from hdap_tui.config import Settings

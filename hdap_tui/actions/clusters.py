@@ -19,10 +19,10 @@ def clusters(
 ) -> Outcome:
     """Show the clusters of the fleet, or of a table of devices and latencies."""
     if input is not None:
-        from engine.fleet.tables import clusters_document
+        from engine.fleet.tables import clusters_document, read_latencies
 
         try:
-            document = clusters_document(input, eps_percent=eps_percent)
+            document = clusters_document(read_latencies(input), eps_percent=eps_percent)
         except ValueError as error:
             raise SettingsError(str(error)) from error
         return Outcome(data=document, table=_table_of(document))
@@ -49,10 +49,10 @@ def clusters(
 def drift(context: Context, input: Path | None = None) -> Outcome:
     """Show how far each device has drifted, or the changes in a table of time and value."""
     if input is not None:
-        from engine.fleet.tables import drift_document
+        from engine.fleet.tables import drift_document, read_series
 
         try:
-            document = drift_document(input)
+            document = drift_document(read_series(input))
         except ValueError as error:
             raise SettingsError(str(error)) from error
         return Outcome(data=document, table=_changes(document))

@@ -1,8 +1,8 @@
 """Which model a device runs: two links that are switched by rename.
 
-``~/.hdap/current`` names the model in use, ``~/.hdap/previous`` the one before. A link is made aside
-and renamed into place, so whoever reads it finds the old model or the new one, at any moment and
-after a power cut as well.
+``~/.hdap/current`` names the model in use, ``~/.hdap/previous`` the one before. A link is made
+aside and renamed into place, so whoever reads it finds the old model or the new one, at any moment
+and after a power cut as well.
 """
 
 from __future__ import annotations

@@ -118,3 +118,26 @@ def test_doctor_names_what_it_checked(fleet: Path) -> None:
     done = hdap("doctor", "--json", cwd=fleet)
     checks = {c["name"]: c["ok"] for c in json.loads(done.stdout)["checks"]}
     assert {"python", "packages", "settings", "database"} <= set(checks)
+
+
+def test_a_table_of_devices_is_clustered_without_a_fleet(tmp_path: Path) -> None:
+    (tmp_path / "devices.csv").write_text(
+        "device,compute,bandwidth\na,1.0,2.0\nb,1.01,2.02\nc,1.5,2.0\nd,1.52,2.01\ne,1.0,\n"
+    )
+    done = hdap("clusters", "--input", "devices.csv", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert done.returncode == ExitCode.DONE
+    assert document["labels"] == {"a": 0, "b": 0, "c": 1, "d": 1, "e": 0}
+    assert [c["size"] for c in document["clusters"]] == [3, 2]
+    assert {"schema_version", "eps", "eps_percent", "min_samples"} <= set(document)
+
+
+def test_the_changes_of_a_series_are_found_without_a_fleet(tmp_path: Path) -> None:
+    values = [10 + 0.1 * (n % 3) for n in range(30)] + [12 + 0.1 * (n % 3) for n in range(30)]
+    rows = "\n".join(f"{n},{value}" for n, value in enumerate(values))
+    (tmp_path / "series.csv").write_text(f"time,value\n{rows}\n")
+    done = hdap("drift", "--input", "series.csv", "--json", cwd=tmp_path)
+    (change,) = json.loads(done.stdout)["changes"]
+    assert done.returncode == ExitCode.DONE
+    assert (change["kind"], change["direction"], change["onset_index"]) == ("step", "up", 30)
+    assert change["size_percent"] == pytest.approx(20, abs=2)

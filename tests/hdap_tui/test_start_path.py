@@ -20,7 +20,9 @@ print(json.dumps([code, sorted(m for m in sys.modules if "." not in m)]))
 
 def imported(*arguments: str) -> tuple[int, set[str]]:
     script = LOOK.format(arguments=list(arguments))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     code, modules = json.loads(done.stdout)
     return code, set(modules)
 
@@ -45,7 +47,9 @@ def test_a_list_from_the_store_needs_no_network_no_science_and_no_screen() -> No
 @pytest.mark.parametrize("package", ["engine", "hdap_tui", "hdap_tui.commands", "hdap_tui.config"])
 def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     script = f"import json, sys, {package}; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     modules = {name.partition(".")[0] for name in json.loads(done.stdout)}
     assert package.partition(".")[0] in modules
     assert not modules & HEAVY
