@@ -1,4 +1,5 @@
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -133,7 +134,8 @@ def test_a_table_of_devices_is_clustered_without_a_fleet(tmp_path: Path) -> None
 
 
 def test_the_changes_of_a_series_are_found_without_a_fleet(tmp_path: Path) -> None:
-    values = [10 + 0.1 * (n % 3) for n in range(30)] + [12 + 0.1 * (n % 3) for n in range(30)]
+    noise = random.Random(7)
+    values = [(10 if n < 30 else 12) * (1 + noise.gauss(0, 0.01)) for n in range(60)]
     rows = "\n".join(f"{n},{value}" for n, value in enumerate(values))
     (tmp_path / "series.csv").write_text(f"time,value\n{rows}\n")
     done = hdap("drift", "--input", "series.csv", "--json", cwd=tmp_path)
