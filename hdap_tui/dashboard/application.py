@@ -161,8 +161,8 @@ class HdapApp(App[None]):
         self.watching, self.activity = message.watching, message.activity
         if message.snapshot is not None:
             before, self.snapshot = self.snapshot, message.snapshot
-            if before is None and self._watch_at_start and not message.activity:
-                self.desk.toggle_watcher()  # nobody else watches
+            if before is None and self._watch_at_start:
+                self.desk.start_watcher()
             self._version = message.version
             for sentence, severity in announce.news(before, message.snapshot):
                 self.say(sentence, severity)

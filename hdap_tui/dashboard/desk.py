@@ -91,16 +91,20 @@ class Desk:
 
     def toggle_watcher(self) -> None:
         """Start to watch the fleet in this process, or stop it."""
-        app = self._app
+        if self._app.source.watching:
+            self._app.source.stop_watcher()
+            self._app.say("Watching stops after what is being measured now.")
+        else:
+            self.start_watcher()
+
+    def start_watcher(self) -> None:
+        """Start to watch the fleet in this process; where another does it, that one is enough."""
         try:
-            if app.source.watching:
-                app.source.stop_watcher()
-                app.say("Watching stops after what is being measured now.")
-            else:
-                app.source.start_watcher()
-                app.say("Watching: sweeps and canary rounds go on by themselves; w stops it.")
+            self._app.source.start_watcher()
         except UserError as error:
-            app.say(str(error), "error")
+            self._app.say(str(error), "error")
+        else:
+            self._app.say("Watching: sweeps and canary rounds go on by themselves; w stops it.")
 
     def moved(self) -> None:
         """Show how far the running commands are."""

@@ -34,11 +34,8 @@ from hdap_tui.text import clean
 _LABEL = 10
 _METRICS = {
     "test_accuracy": "test accuracy",
-    "test_accuracy_before": "  before",
     "parameters": "parameters",
-    "parameters_before": "  before",
     "macs": "mult-adds",
-    "macs_before": "  before",
     "precision": "precision",
     "measured_speedup": "measured",
     "predicted_speedup": "predicted",
@@ -186,11 +183,16 @@ def model_facts(row: ModelRow, models: Sequence[ModelRow], palette: Palette, roo
     if row.job:
         facts.append(("made by", clean(row.job, 60)))
     facts += [
-        (label, metric(name, row.metrics[name]))
+        (label, _before_and_after(name, row.metrics))
         for name, label in _METRICS.items()
         if name in row.metrics
     ]
     return Text("\n").join([title, pairs(facts, palette, room, width=14)])
+
+
+def _before_and_after(name: str, metrics: Mapping[str, Any]) -> str:
+    after, before = metric(name, metrics[name]), metrics.get(f"{name}_before")
+    return after if before is None else f"{after}, was {metric(name, before)}"
 
 
 def metric(name: str, value: Any) -> str:

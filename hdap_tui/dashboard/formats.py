@@ -48,15 +48,17 @@ def fit(text: str, width: int, align: Literal["left", "right"] = "left") -> str:
 
 
 def ms(value: float | None) -> str:
-    """Return milliseconds with two decimals, fewer where the number is large."""
+    """Return milliseconds with three decimals, fewer where the number is large."""
     if value is None or not math.isfinite(value):
         return DASH
-    return f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def interval_ms(low: float | None, high: float | None) -> str:
-    """Return an interval of milliseconds."""
-    return "" if low is None or high is None else f"{ms(low)}–{ms(high)}"
+    """Return an interval of milliseconds; nothing where it has no end."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"{ms(low)}–{ms(high)}"
 
 
 def change(percent: float | None, unit: str = "%") -> str:
@@ -182,7 +184,7 @@ def proof(deployment: DeploymentRow) -> str:
     """Return what a deployment was measured to bring, with everything that qualifies it."""
     devices = count(deployment.devices, "device")
     if deployment.speedup is None:
-        return f"{devices}, not measured"
+        return f"{devices}, {'under way' if deployment.state == 'running' else 'not measured'}"
     low, high = deployment.low, deployment.high
     known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
     parts = [

@@ -6,7 +6,7 @@ are asked about here.
 
 from __future__ import annotations
 
-from hdap_tui.dashboard.formats import alert_sentence, change, count, listed
+from hdap_tui.dashboard.formats import alert_sentence, count, listed
 from hdap_tui.dashboard.grammar import Call, Selection
 from hdap_tui.store.records import FleetSnapshot
 
@@ -21,7 +21,7 @@ def before(
             call, snapshot, selection
         )
     if command.dangerous and not any(p.name == "yes" for p in command.parameters):
-        said = [f"{name}: {value}" for name, value in call.given.items()]
+        said = [f"{name}: {value}" for name, value in call.arguments.items() if value is not None]
         return f"{command.name}: {command.help}", said
     return None
 
@@ -41,7 +41,7 @@ def _compression(call: Call, snapshot: FleetSnapshot | None, selection: Selectio
     if snapshot is not None:
         alert = next((a for a in snapshot.alerts if a.id == selection.alert), None)
         if alert is not None:
-            lines.append(f"because {alert_sentence(alert)} ({change(alert.size_percent, ' %')})")
+            lines.append(f"because {alert_sentence(alert)}")
         clusters = snapshot.map.clusters
         lines.append(
             f"for {count(len(snapshot.devices), 'device')} in {count(len(clusters), 'cluster')}"

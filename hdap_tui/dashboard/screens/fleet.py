@@ -103,7 +103,7 @@ def fleet_columns(now: Clock) -> Sequence[Column[DeviceRow]]:
             sort=lambda r: _STATE_ORDER[r.state],
         ),
         Column(
-            "state", "state", _state, 8, above=100, sort=lambda r: _STATE_ORDER[r.state]
+            "state", "state", _state, 9, above=100, sort=lambda r: _STATE_ORDER[r.state]
         ),
         Column(
             "name", "device", lambda r: Cell(clean(r.name, 80), "strong"), 12, most=40,

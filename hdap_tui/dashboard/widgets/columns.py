@@ -67,15 +67,20 @@ def layout(
         shown.pop()
     widths = [c.width for c in shown]
     left = width - sum(widths) - gap * max(0, len(shown) - 1)
-    while left > 0:
-        growing = [
-            i for i, c in enumerate(shown) if widths[i] < min(c.most, known.get(c.key, c.most))
-        ]
-        if not growing:
-            break
-        for i in growing[:left]:
-            widths[i] += 1
-        left -= len(growing[:left])
+    # Texts that are known grow first, to their length; then those that take what there is.
+    for measured in (True, False):
+        while left > 0:
+            growing = [
+                i
+                for i, c in enumerate(shown)
+                if (c.key in known) is measured
+                and widths[i] < min(c.most, known.get(c.key, c.most))
+            ]
+            if not growing:
+                break
+            for i in growing[:left]:
+                widths[i] += 1
+            left -= len(growing[:left])
     placed, x = [], 0
     for column, taken in zip(shown, widths, strict=True):
         placed.append(Placed(column, x, max(1, min(taken, width - x))))

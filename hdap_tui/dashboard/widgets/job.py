@@ -19,7 +19,7 @@ from hdap_tui.text import clean
 
 _SIGNS = {"running": "▶", "finished": "✓", "failed": "✗"}
 _STYLES = {"running": "running", "finished": "good", "failed": "bad"}
-CURVES = (("latency", "Search has not scored anything yet."), ("accuracy", "No epoch yet."))
+CURVES = (("latency", "Nothing is scored yet."), ("accuracy", "No epoch yet."))
 """Word in the name of a curve, and what stands in its place before there is one."""
 
 
@@ -117,12 +117,13 @@ def _plot(view: JobView | None, word: str, empty: str) -> Plot:
     if not names:
         return Plot(title=word, empty=empty)
     points = latest_run(curves[names[0]])
-    by = "by epoch" if names[0] == "accuracy" else "by evaluation"
+    x, y = points[-1]
     return Plot(
-        title=f"{names[0]}, {by}",
+        title=names[0],
         series=(Series([x for x, _ in points], [y for _, y in points]),),
-        note=f"{points[-1][1]:.4g}",
+        note=f"{'epoch' if names[0] == 'accuracy' else 'evaluation'} {x:g}: {y:.4g}",
         empty=empty,
+        least=0.02 * max(abs(value) for _, value in points),
     )
 
 

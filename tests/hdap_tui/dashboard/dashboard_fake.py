@@ -193,14 +193,17 @@ def models(hostile: str | None = None) -> tuple[ModelRow, ...]:
     artifact = ModelRow(
         id=5, name=hostile if hostile is not None else SMALL, digest="5" * 64, path="/m/5.onnx",
         kind="artifact", bytes=412_334, created_at=at(30), parent=MODEL, job="compress-0",
-        metrics={"accuracy": 0.9861, "parameters": 98_412, "macs": 13_204_480, "precision": "int8",
-                 "evaluations": 400},
+        metrics={"test_accuracy": 0.9861, "test_accuracy_before": 0.9917, "parameters": 98_412,
+                 "parameters_before": 272_474, "macs": 13_204_480, "macs_before": 40_813_184,
+                 "precision": "int8", "measured_speedup": 2.28, "predicted_speedup": 2.11,
+                 "design": {"kept": [[0] * 16] * 12}, "surrogates": {"A": "gbrt"}},
         deployed_on=0,
     )  # fmt: skip
     first = ModelRow(
         id=4, name=MODEL, digest="4" * 64, path="/m/4.onnx", kind="model", bytes=1_114_902,
-        created_at=at(600), metrics={"accuracy": 0.9917, "parameters": 272_474, "macs": 40_813_184,
-                                     "precision": "fp32"}, deployed_on=12,
+        created_at=at(600), deployed_on=12,
+        metrics={"test_accuracy": 0.9917, "parameters": 272_474, "macs": 40_813_184,
+                 "precision": "fp32"},
     )  # fmt: skip
     probes = tuple(
         ModelRow(id=i, name=name, digest=str(i) * 64, path=f"/m/{i}.onnx", kind="probe",
@@ -273,7 +276,7 @@ def job_stream(upto: float = 0.46) -> list[str]:
     scored = int(400 * min(1.0, upto * 1.4))
     for i in range(0, scored, 10):
         tell.advanced("search", i + 10)
-        tell.scored("search", "best latency, ms", i + 10, 4.1 + 3.3 * math.exp(-i / 90))
+        tell.scored("search", "best predicted latency", i + 10, 4.1 + 3.3 * math.exp(-i / 90))
     if upto >= 0.9:
         tell.finished("search")
         tell.started("fine-tune", total=10, weight=60)

@@ -26,7 +26,7 @@ async def test_one_changed_device_draws_one_line(open_app: Open) -> None:
         changed = [replace(d, latency_ms=9.87) if d.name == "edge-05" else d
                    for d in hands.source.fleet.devices]  # fmt: skip
         await hands.change(devices=tuple(changed))
-        await hands.sees("9.87")
+        await hands.sees("9.870")
         assert table(hands).drawn - before == 1
 
 
@@ -66,7 +66,7 @@ async def test_a_hidden_screen_is_not_drawn_and_catches_up_when_it_is_opened(
         await hands.change(devices=tuple(slow))
         assert fleet_table.drawn == before
         await hands.press("1")
-        await hands.sees("9.87")
+        await hands.sees("9.870")
 
 
 async def test_the_cursor_stays_on_its_device_when_rows_move(open_app: Open) -> None:
@@ -214,4 +214,4 @@ async def test_a_store_that_cannot_be_read_for_a_while_is_told_once(open_app: Op
         hands.source.failing = None
         slow = [replace(d, latency_ms=9.87) for d in hands.source.fleet.devices]
         await hands.change(devices=tuple(slow))
-        await hands.sees("9.87")
+        await hands.sees("9.870")

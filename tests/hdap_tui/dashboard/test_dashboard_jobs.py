@@ -24,8 +24,10 @@ async def test_the_pane_is_rebuilt_from_the_event_file(open_app: Open, tmp_path:
     events.write_text("".join(f"{line}\n" for line in job_stream(1.0)))
     async with open_app(FakeSource(fleet(), events), size=(160, 48)) as hands:
         await hands.press("4")
-        for said in ("✓ trace", "24/24 finished", "400/400", "fine-tune", "best latency, ms",
-                     "accuracy", "surrogate: cluster A 2.1 %", "compress-2  running"):  # fmt: skip
+        for said in ("✓ trace", "24/24 finished", "400/400", "fine-tune",
+                     "best predicted latency", "epoch 10: 0.98",
+                     "surrogate: cluster A 2.1 %",
+                     "compress-2  running"):  # fmt: skip
             await hands.sees(said)
         braille = sum(0x2800 < ord(c) < 0x2900 for c in hands.text())
         assert braille > 60

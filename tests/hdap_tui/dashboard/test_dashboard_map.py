@@ -43,7 +43,7 @@ async def test_every_cluster_has_its_letter_and_noise_its_dot(open_app: Open) ->
             assert 1 <= text.count(letter) <= labels.count(label)
         screen = hands.text()
         for fact in ("eps 3.5 %", "min. samples 3", "93 + 5 % of the variance",
-                     "4 devices, like edge-01", "compute 62 % slower", "bandwidth 13.78",
+                     "4 devices, like edge-01", "compute 62 % slower", "bandwidth 13.776",
                      "1 device like no other", "EMULATED"):  # fmt: skip
             assert fact in screen, fact
 
