@@ -29,7 +29,7 @@ def history_plot(
     ys = [math.nan if p.error else p.median_ms for _, p in known]
     return Plot(
         title="latency, ms",
-        note=count(len(known), "measurement"),
+        notes=(count(len(known), "measurement"),),
         series=(Series(xs, ys),),
         marks=tuple(_changes(xs, [p for _, p in known])[-MARKS:]),
         crosses=tuple(x for x, (_, p) in zip(xs, known, strict=True) if p.error),

@@ -39,8 +39,8 @@ class Plot:
     levels: tuple[tuple[float, str], ...] = ()
     """Horizontal lines: how high, and what they are."""
     x_text: TickText | None = None
-    note: str = ""
-    """At the right end of the title."""
+    notes: tuple[str, ...] = ()
+    """At the right end of the title: the first of them that has room there."""
     empty: str = "Nothing has been measured yet."
     least: float = field(default=1e-9)
     """The y axis spans this much at least."""
@@ -79,8 +79,10 @@ def draw(plot: Plot, columns: int, rows: int) -> Sheet:
     sheet = Sheet(columns, rows)
     top = 1 if plot.title else 0
     if plot.title:
-        sheet.put(0, 0, fit(plot.title, max(0, columns - len(plot.note) - 1)), "title")
-        sheet.put(columns - len(plot.note), 0, plot.note, "muted")
+        room = columns - len(plot.title) - 2
+        note = next((note for note in plot.notes if len(note) <= room), "")
+        sheet.put(0, 0, fit(plot.title, max(0, columns - len(note) - 1)), "title")
+        sheet.put(columns - len(note), 0, note, "muted")
     xs = np.array([x for s in plot.series for x in s.xs], dtype=float)
     ys = np.array([y for s in plot.series for y in s.ys], dtype=float)
     height = rows - top - 2

@@ -121,7 +121,7 @@ def _plot(view: JobView | None, word: str, empty: str) -> Plot:
     return Plot(
         title=names[0],
         series=(Series([x for x, _ in points], [y for _, y in points]),),
-        note=f"{'epoch' if names[0] == 'accuracy' else 'evaluation'} {x:g}: {y:.4g}",
+        notes=(f"{'epoch' if names[0] == 'accuracy' else 'evaluation'} {x:g}: {y:.4g}", f"{y:.4g}"),
         empty=empty,
         least=0.02 * max(abs(value) for _, value in points),
     )

@@ -279,9 +279,10 @@ class Scatter(Widget, can_focus=True):
             label = int(self._labels[self.index])
             style = "noise" if label < 0 else f"cluster{label}"
             filled = self.index in self._representatives
-            sheet.put(x - 1, y, "[" if ASCII else "▐", "pointer")
+            left, right = "[]" if ASCII or self._palette.look == "mono" else "▐▌"
+            sheet.put(x - 1, y, left, "pointer")
             sheet.put(x, y, letter(label), f"{style}+filled" if filled else f"{style}+picked")
-            sheet.put(x + 1, y, "]" if ASCII else "▌", "pointer")
+            sheet.put(x + 1, y, right, "pointer")
 
     def _spot(self, index: int) -> tuple[int, int]:
         assert self._cells is not None

@@ -99,7 +99,7 @@ def test_a_chart_shows_gap_cross_mark_level_and_axes() -> None:
     ys = [4.0, 4.1, float("nan"), 2.0, 2.1]
     plot = Plot(
         title="latency, ms", series=(Series([0, 1, 2, 3, 4], ys),), marks=((3, "M"),),
-        crosses=(2,), levels=((4.0, "baseline"),), note="5 measurements",
+        crosses=(2,), levels=((4.0, "baseline"),), notes=("5 measurements",),
     )  # fmt: skip
     sheet = draw(plot, 60, 14)
     text = [sheet.text(y) for y in range(14)]
@@ -119,7 +119,7 @@ def test_a_chart_without_numbers_says_so() -> None:
 
 @pytest.mark.parametrize(("columns", "rows"), [(0, 0), (1, 1), (20, 3), (300, 2), (19, 40)])
 def test_a_chart_fits_into_any_room(columns: int, rows: int) -> None:
-    draw(Plot(title="x" * 50, series=(Series([0, 1], [1, 2]),), note="n" * 90), columns, rows)
+    draw(Plot(title="x" * 50, series=(Series([0, 1], [1, 2]),), notes=("n" * 90,)), columns, rows)
 
 
 def test_a_single_point_and_equal_values_are_drawn() -> None:
