@@ -14,8 +14,9 @@ from pathlib import Path
 import engine.runner
 from engine.latency import Comparison, FleetComparison, Latency, compare, compare_fleet
 from hdap_tui.context import Context
-from hdap_tui.errors import UserError
+from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.fanout import on_each
+from hdap_tui.library import interface
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh import release
 from hdap_tui.ssh.connection import Connection
@@ -59,6 +60,8 @@ class Report:
     latencies: dict[str, tuple[Latency, Latency]] = field(default_factory=dict)
     """Old and new of each device."""
     errors: dict[str, DeviceError] = field(default_factory=dict)
+    taken_back: list[str] = field(default_factory=list)
+    """Devices that run their old model again."""
     stopped: str = ""
     """Why the later stages were left out."""
 
@@ -67,9 +70,18 @@ def plan(measuring: Measuring, model: ModelRow, names: Sequence[str]) -> Plan:
     """Return the stages: one device of every cluster first, and at least as many as are set.
 
     Raises:
+        RefusedError: it is a probe, or cannot take the place of what the devices run.
         UserError: every device runs the model already.
     """
+    if model.kind == "probe":
+        raise RefusedError(f"{model.name} is a probe for measuring, not a model to deploy.")
     before = {name: measuring.deployed(name) for name in names}
+    for old in {row.digest: row for row in before.values()}.values():
+        if interface(Path(old.path)) != interface(Path(model.path)):
+            raise RefusedError(
+                f"{model.name} cannot take the place of {old.name}: its inputs or outputs are "
+                "others."
+            )
     todo = [name for name in names if before[name].digest != model.digest]
     if not todo:
         raise UserError(f"{model.name} runs on every one of these devices already.")
@@ -94,7 +106,8 @@ class Rollout:
     def run(self) -> Report:
         """Deploy stage by stage; return what was measured.
 
-        A stage on which the new model is not faster gets the old one back, and is the last.
+        A stage where most devices are not faster gets the old model back, and is the last; where
+        most are, only those that became slower get it back.
         """
         number = deployments.begin(self.store, self.plan.model.digest, self.plan.names)
         report = Report(deployments.row(self.store, number), None)
@@ -121,23 +134,32 @@ class Rollout:
                 error=error.kind.value if error else "",
                 detail=str(error) if error else "",
             )
-        if _may_go_on(
-            [report.comparisons[name] for name in switched if name in report.comparisons]
-        ):
+        found = {n: report.comparisons[n] for n in switched if n in report.comparisons}
+        if _most_are_faster(list(found.values())):
+            self._take_back(number, [n for n in found if found[n].verdict == "slower"], report)
             return True
         if self.context.cancelled():
             report.stopped = "cancelled"
             return False
         report.stopped = "the new model was not measured faster"
         self.context.reporter.noted("deploy", f"{report.stopped}: the old one goes back")
-        for name in back(self.measuring, switched):
-            error = report.errors.get(name)
-            deployments.record_device(
-                self.store, number, name, switched=False,
-                comparison=report.comparisons.get(name),
-                error=error.kind.value if error else "rolled back",
-            )  # fmt: skip
+        self._take_back(number, switched, report)
         return False
+
+    def _take_back(self, number: int, names: Sequence[str], report: Report) -> None:
+        """Let devices run their old model again, and write it down."""
+        if not names:
+            return
+        for name in back(self.measuring, names, report.errors.__setitem__):
+            report.taken_back.append(name)
+            deployments.record_device(
+                self.store,
+                number,
+                name,
+                switched=False,
+                comparison=report.comparisons.get(name),
+                error="rolled back",
+            )
 
     def _put(self, stage: tuple[str, ...], report: Report) -> list[str]:
         """Upload, check and switch; return the devices that run the new model now."""
@@ -246,14 +268,12 @@ def settle_alerts(store: Store, names: Sequence[str], reason: str) -> None:
             alerts.resolve(store, alert.id, reason)
 
 
-def _may_go_on(found: Sequence[Comparison]) -> bool:
-    """Whether a stage earns the next: nobody is slower, and most are faster.
+def _most_are_faster(found: Sequence[Comparison]) -> bool:
+    """Whether a stage earns the next.
 
     Each device against itself: a few devices of unlike clusters say little about a mean.
     """
-    faster = sum(one.verdict == "faster" for one in found)
-    slower = sum(one.verdict == "slower" for one in found)
-    return slower == 0 and 2 * faster > len(found)
+    return 2 * sum(one.verdict == "faster" for one in found) > len(found)
 
 
 def _kind(word: str) -> ErrorKind:

@@ -56,6 +56,25 @@ def check_onnx(path: Path, what: str) -> None:
         raise SettingsError(f"{what}: {path} is not an ONNX model: it computes nothing.")
 
 
+def interface(path: Path) -> tuple[list[object], list[object]]:
+    """Return a model's inputs (name, type, shape) and outputs (type, shape).
+
+    Two models with equal ones can take each other's place. Sizes that may vary have no number.
+    """
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {one.name for one in graph.initializer}
+
+    def shape(value: onnx.ValueInfoProto) -> tuple[int, tuple[int | None, ...]]:
+        tensor = value.type.tensor_type
+        sizes = (d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+        return tensor.elem_type, tuple(sizes)
+
+    inputs: list[object] = [(v.name, *shape(v)) for v in graph.input if v.name not in weights]
+    return inputs, [shape(v) for v in graph.output]
+
+
 def _register(store: Store, model: Model, path: Path) -> ModelRow:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

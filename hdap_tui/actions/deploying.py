@@ -112,10 +112,16 @@ def _reported(report: Report, context: Context) -> Outcome:
         )
         if result.verdict == "faster" and report.row.switched:
             code = ExitCode.PARTLY if report.errors else ExitCode.DONE
+    if report.taken_back:
+        text += f" The old model is back on {', '.join(report.taken_back)}."
     if report.stopped:
         text += f" Stopped: {report.stopped}."
     return Outcome(
-        data={**deployment_document(report.row), "per_device": _documents(report, emulated)},
+        data={
+            **deployment_document(report.row),
+            "taken_back": report.taken_back,
+            "per_device": _documents(report, emulated),
+        },
         table=Table(("device", "before", "after", "speed-up", "95 % interval", ""), rows),
         text=text,
         exit_code=code,

@@ -79,8 +79,8 @@ def set_metrics(store: Store, digest: str, metrics: Mapping[str, Any]) -> None:
 
 
 def rows(store: Store) -> tuple[ModelRow, ...]:
-    """Return all models that have a name, newest first."""
-    found = store.rows(f"{_SELECT} WHERE m.name IS NOT NULL ORDER BY m.id DESC")
+    """Return all models that have a name, newest first, the probes last."""
+    found = store.rows(f"{_SELECT} WHERE m.name IS NOT NULL ORDER BY m.kind = 'probe', m.id DESC")
     return tuple(_row(row) for row in found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import onnx
 import pytest
 from operating import Hdap, Site, caller, network
 
@@ -199,6 +200,17 @@ def test_a_faster_model_goes_to_every_device_is_proven_and_can_be_taken_back(
     assert hdap("models")[1]["deployments"][0]["state"] == "rolled back"
 
 
+def test_a_model_with_other_inputs_is_not_deployed(site: Site, hdap: Hdap) -> None:
+    other = onnx.load(site.folder / "fast.onnx")
+    other.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 48
+    other.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 48
+    onnx.save(other, site.folder / "other.onnx")
+    assert hdap("bench", str(site.folder / "other.onnx"), "--select", "edge-01")[0] == 0
+    status, _, said = hdap("deploy", "other", "--yes")
+    assert status == ExitCode.REFUSED
+    assert "its inputs or outputs are others" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -208,6 +220,7 @@ def test_a_faster_model_goes_to_every_device_is_proven_and_can_be_taken_back(
         (("bench", "--select", "edge-9"), ExitCode.USAGE, "edge-9"),
         (("devices", "show", "edge-0"), ExitCode.USAGE, "did you mean"),
         (("deploy", "nonsense", "--yes"), ExitCode.FAILED, "nonsense"),
+        (("deploy", "dispatch", "--yes"), ExitCode.REFUSED, "a probe"),
         (("compress", "--data", "empty"), ExitCode.USAGE, "empty"),
         (("compress", "--weights", "none.safetensors"), ExitCode.USAGE, "no file"),
         (("jobs", "show", "compress-9"), ExitCode.USAGE, "no job"),
