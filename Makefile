@@ -24,7 +24,13 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 setup: $(VENV)/.dev ## Set up the environment for working on the project
 
 demo: $(VENV)/.lab ## Start the emulated fleet and the dashboard (HEADLESS=1: print a report)
-	@$(if $(HEADLESS),$(BIN)/hdap demo,$(BIN)/hdap lab up >/dev/null && $(BIN)/hdap)
+ifdef HEADLESS
+	@$(BIN)/hdap demo
+else
+	@$(BIN)/hdap lab up >/dev/null
+	@$(BIN)/hdap
+	@echo 'The emulated lab goes on: "make demo" returns to it, "$(BIN)/hdap lab down --yes" stops it.'
+endif
 
 test: $(VENV)/.dev ## Run the whole test suite
 	$(BIN)/python -m pytest
