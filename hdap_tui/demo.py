@@ -18,7 +18,8 @@ from engine.events import AnyEvent, Reporter
 from hdap_tui.actions.compress import compress
 from hdap_tui.context import Context
 from hdap_tui.deploy import Report, Rollout, plan
-from hdap_tui.errors import RefusedError, UserError
+from hdap_tui.errors import RefusedError, SettingsError, UserError
+from hdap_tui.jobs import control as jobs
 from hdap_tui.jobs.folder import JobFolder
 from hdap_tui.lab import control
 from hdap_tui.lab.control import LabInfo
@@ -29,6 +30,8 @@ from hdap_tui.store import models as table
 from hdap_tui.store.records import AlertRow, ClusterMap, JobRow
 from hdap_tui.watch import Watcher
 
+_LEAST = 6
+"""Devices below which the lab's groups have too few members."""
 _ROUNDS_TO_NOTICE = 12
 """Canary rounds after which the step would have to be noticed."""
 _JOB_S, _PROVE_S, _ROUND_S = 110.0, 25.0, 3.0
@@ -69,7 +72,8 @@ def fresh_state(context: Context) -> Path:
             "names real devices; run it with the fleet.toml that comes along."
         )
     folder = context.settings.path.parent / ".hdap" / "demo"
-    if control.status(folder) is not None:
+    busy = any(job.state == "running" for job in jobs.every(folder / "jobs"))
+    if busy or control.status(folder) is not None:
         raise RefusedError(f"Another demonstration runs in {folder}; wait for it to end.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
@@ -77,7 +81,13 @@ def fresh_state(context: Context) -> Path:
 
 
 def run(context: Context, devices: int) -> Findings:
-    """Do the whole job on a fresh lab of so many devices."""
+    """Do the whole job on a fresh lab of so many devices.
+
+    Raises:
+        SettingsError: too few or too many devices.
+    """
+    if devices < _LEAST:
+        raise SettingsError(f"--devices: {devices} make no fleet with groups; at least {_LEAST}.")
     settings = context.settings.in_state(fresh_state(context))
     own = Context(
         reporter=context.reporter, cancelled=context.cancelled, settings=_only(settings, devices)
@@ -156,21 +166,24 @@ class _Demo:
 
     def _victim(self) -> str:
         """Return a device of the largest group that nothing else happens to."""
-        largest = max(self.found.map.clusters, key=lambda c: c.size)
+        largest = max((c.size, -c.id) for c in self.found.map.clusters)
         quiet = [d.name for d in self.lab.devices if _is_steady(d.profile)]
         labels = dict(zip(self.found.map.devices, self.found.map.labels, strict=True))
-        return next(name for name in quiet if labels.get(name) == largest.id)
+        return next(name for name in quiet if labels.get(name) == -largest[1])
 
     def _compress(self) -> JobRow:
         started = compress(self.context, detach=True)
         folder = JobFolder(Path(str(started.data["folder"])))
-        from hdap_tui.jobs import control as jobs
 
         def listen(event: AnyEvent) -> None:
             if event.step != WHOLE:
                 self.reporter.emit(event)
 
-        jobs.follow(folder, listen, self.context.cancelled)
+        try:
+            jobs.follow(folder, listen, self.context.cancelled)
+        except BaseException:
+            folder.cancel()  # its lab goes with this process
+            raise
         row = folder.row()
         if row.state != "finished":
             raise UserError(f"{row.id} is {row.state}: {row.error} (log: {row.folder}/log.txt)")

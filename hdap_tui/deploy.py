@@ -14,6 +14,7 @@ from pathlib import Path
 import engine.runner
 from engine.latency import Comparison, FleetComparison, Latency, compare, compare_fleet
 from hdap_tui.context import Context
+from hdap_tui.drifting import restart
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.fanout import on_each
 from hdap_tui.library import interface
@@ -25,7 +26,6 @@ from hdap_tui.ssh.scripts import ROOT, ask
 from hdap_tui.ssh.transfer import Payload, upload
 from hdap_tui.store import alerts, clusters, deployments, devices
 from hdap_tui.store import models as table
-from hdap_tui.store.database import Store
 from hdap_tui.store.deployments import State
 from hdap_tui.store.records import DeploymentRow, ModelRow
 
@@ -121,8 +121,14 @@ class Rollout:
 
     def _stage(self, number: int, stage: tuple[str, ...], report: Report) -> bool:
         """Deploy to one stage; return whether the next may follow."""
-        switched = self._put(stage, report)
-        self._prove(switched, report)
+        switched: list[str] = []
+        try:
+            self._put(stage, report, switched)
+            self._prove(switched, report)
+        except BaseException:
+            # Interrupted: what nobody has proven does not stay.
+            self._take_back(number, switched, report)
+            raise
         for name in stage:
             error = report.errors.get(name)
             deployments.record_device(
@@ -135,13 +141,12 @@ class Rollout:
                 detail=str(error) if error else "",
             )
         found = {n: report.comparisons[n] for n in switched if n in report.comparisons}
-        if _most_are_faster(list(found.values())):
-            self._take_back(number, [n for n in found if found[n].verdict == "slower"], report)
+        cancelled = self.context.cancelled()
+        if not cancelled and _most_are_faster(list(found.values())):
+            unproven = [n for n in switched if n not in found or found[n].verdict == "slower"]
+            self._take_back(number, unproven, report)
             return True
-        if self.context.cancelled():
-            report.stopped = "cancelled"
-            return False
-        report.stopped = "the new model was not measured faster"
+        report.stopped = "cancelled" if cancelled else "the new model was not measured faster"
         self.context.reporter.noted("deploy", f"{report.stopped}: the old one goes back")
         self._take_back(number, switched, report)
         return False
@@ -161,26 +166,24 @@ class Rollout:
                 error="rolled back",
             )
 
-    def _put(self, stage: tuple[str, ...], report: Report) -> list[str]:
-        """Upload, check and switch; return the devices that run the new model now."""
-        done: list[str] = []
+    def _put(self, stage: tuple[str, ...], report: Report, done: list[str]) -> None:
+        """Upload, check and switch; `done` grows by the devices that run the new model now."""
         reporter = self.context.reporter
         reporter.started("push", total=len(stage), weight=len(stage) * 0.8)
         targets = [self.measuring.fleet.members[name] for name in stage]
         for target, answer in on_each(
-            self.measuring.fleet.pool, targets, self._switch, self.context.cancelled
+            self.measuring.fleet.pool,
+            targets,
+            lambda connection: self._switch(connection, done),
+            self.context.cancelled,
         ):
             if isinstance(answer, DeviceError):
                 report.errors[target.name] = answer
                 reporter.noted("push", str(answer))
-            else:
-                devices.set_model(self.store, target.name, self.plan.model.digest)
-                done.append(target.name)
             reporter.advanced("push", len(done) + len(report.errors))
         reporter.finished("push", switched=len(done))
-        return [name for name in stage if name in done]
 
-    def _switch(self, connection: Connection) -> None:
+    def _switch(self, connection: Connection, done: list[str]) -> None:
         old = Payload.of(Path(self.plan.before[connection.where].path))
         new = Payload.of(Path(self.plan.model.path))
         upload(connection, [self._runner, old, new], cancelled=self.context.cancelled)
@@ -193,6 +196,9 @@ class Rollout:
         if release.show(connection).current is None:
             release.switch(connection, old.digest)  # so that there is something to go back to
         release.switch(connection, new.digest)
+        # At once, in this thread: an interruption must not leave the store behind the device.
+        devices.set_model(self.store, connection.where, new.digest)
+        done.append(connection.where)
 
     def _prove(self, names: Sequence[str], report: Report) -> None:
         """Time old and new side by side on every device that was switched."""
@@ -211,8 +217,12 @@ class Rollout:
             if failed is not None:
                 report.errors[name] = DeviceError(_kind(failed.error), failed.detail)
                 continue
+            try:
+                report.comparisons[name] = compare(pair[0], pair[1], self.margin)
+            except ValueError as error:  # time ran out after a single block
+                report.errors[name] = DeviceError(ErrorKind.TIMEOUT, str(error))
+                continue
             report.latencies[name] = (pair[0], pair[1])
-            report.comparisons[name] = compare(pair[0], pair[1], self.margin)
 
     def _finish(self, number: int, report: Report) -> DeploymentRow:
         pairs = list(report.latencies.values())
@@ -223,7 +233,8 @@ class Rollout:
             state = "rolled back" if report.comparisons else "failed"
         elif row.switched < row.devices or report.errors:
             state = "partly"
-        settle_alerts(self.store, self.plan.names, f"{self.plan.model.name} was deployed")
+        running = [d.device for d in deployments.devices(self.store, number) if d.switched]
+        settle(self.measuring, self.plan.model.digest, running, "a new model was deployed")
         return deployments.finish(self.store, number, state, report.result)
 
 
@@ -234,38 +245,39 @@ def back(
 ) -> list[str]:
     """Let devices run their previous model again; return those that do."""
 
-    def one(connection: Connection) -> str:
-        previous = release.show(connection).previous
-        if previous is None:
-            raise DeviceError(
-                ErrorKind.FAILED, f"{connection.where}: it has no previous model to go back to"
-            )
-        release.switch(connection, previous)
-        return previous
-
     done: list[str] = []
+    running: dict[str, list[str]] = {}
     reporter = measuring.context.reporter
     reporter.started("rollback", total=len(names), weight=len(names) * 0.3)
     targets = [measuring.fleet.members[name] for name in names]
-    for target, answer in on_each(measuring.fleet.pool, targets, one):
+    for target, answer in on_each(measuring.fleet.pool, targets, release.restore):
         if isinstance(answer, DeviceError):
             on_error(target.name, answer)
             reporter.noted("rollback", str(answer))
         else:
             if table.by_digest(measuring.store, answer) is not None:
-                devices.set_model(measuring.store, target.name, answer)
+                devices.restore_model(measuring.store, target.name, answer)
+            running.setdefault(answer, []).append(target.name)
             done.append(target.name)
         reporter.advanced("rollback", len(done))
     reporter.finished("rollback", switched=len(done))
-    settle_alerts(measuring.store, done, "the previous model was put back")
+    for digest, own in running.items():
+        settle(measuring, digest, own, "the previous model was put back")
     return done
 
 
-def settle_alerts(store: Store, names: Sequence[str], reason: str) -> None:
-    """Resolve what was said about another model: the new one learns baselines of its own."""
+def settle(measuring: Measuring, digest: str, names: Sequence[str], reason: str) -> None:
+    """Resolve what was said of devices under another model, and have them learn new baselines.
+
+    What was said of the fleet or a cluster ends only where all devices have changed.
+    """
+    store, everybody = measuring.store, {d.name for d in measuring.settings.devices}
+    whole = everybody <= set(names)
     for alert in alerts.open_rows(store):
-        if alert.scope != "device" or alert.subject in names:
+        if whole if alert.scope != "device" else alert.subject in names:
             alerts.resolve(store, alert.id, reason)
+    if names:
+        restart(measuring.settings, store, digest, names)
 
 
 def _most_are_faster(found: Sequence[Comparison]) -> bool:

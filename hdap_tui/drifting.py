@@ -52,14 +52,25 @@ def judge_round(
         labels = dict(zip(where.devices, where.labels, strict=True))
         signals, clearances = monitor.update(latencies, labels)
         _save(store, digest, monitor)
+        name = _name(store, digest)
         for over in clearances:
-            _resolve(store, over.scope, over.subject, "back to its baseline")
+            _resolve(store, name, over.scope, over.subject, "back to its baseline")
         for signal in signals:
             alert, is_new = _fire(settings, store, digest, signal)
             if is_new:
                 opened.append(alert)
-        _refresh(store, monitor)
+        _refresh(store, name, monitor)
     return opened
+
+
+def restart(settings: Settings, store: Store, digest: str, names: Sequence[str]) -> None:
+    """Have devices learn their baselines anew: they run this model again, or from now on."""
+    with store.write():
+        monitor = _load(settings, store, digest)
+        monitor.forget(names)
+        _save(store, digest, monitor)
+        for name in names:
+            drift.forget(store, "device", name)
 
 
 def forget_baseline(settings: Settings, store: Store, alert: AlertRow) -> None:
@@ -74,11 +85,7 @@ def forget_baseline(settings: Settings, store: Store, alert: AlertRow) -> None:
     with store.write():
         model = table.by_name(store, alert.model)
         if model is not None:
-            monitor = _load(settings, store, model.digest)
-            monitor.forget(names)
-            _save(store, model.digest, monitor)
-        for name in names:
-            drift.forget(store, "device", name)
+            restart(settings, store, model.digest, names)
 
 
 def _load(settings: Settings, store: Store, digest: str) -> FleetMonitor:
@@ -102,7 +109,6 @@ def _save(store: Store, digest: str, monitor: FleetMonitor) -> None:
 
 
 def _fire(settings: Settings, store: Store, digest: str, signal: Signal) -> tuple[AlertRow, bool]:
-    model = table.by_digest(store, digest)
     emulated = {device.name for device in settings.devices if device.emulated}
     one = signal.scope == "device"
     narrower = [a for a in alerts.open_rows(store) if a.scope == "device"] if not one else []
@@ -112,7 +118,7 @@ def _fire(settings: Settings, store: Store, digest: str, signal: Signal) -> tupl
         subject=signal.subject,
         kind=signal.kind,
         direction=signal.direction,
-        model=model.name if model else digest[:12],
+        model=_name(store, digest),
         baseline_ms=signal.baseline_ms,
         now_ms=signal.now_ms,
         size_percent=signal.size_percent or 0.0,
@@ -129,11 +135,13 @@ def _onset(store: Store, digest: str, signal: Signal) -> str:
     return past[0].started_at if past else ""
 
 
-def _refresh(store: Store, monitor: FleetMonitor) -> None:
-    """Let open alerts of devices say how large the change is by now."""
+def _refresh(store: Store, model: str, monitor: FleetMonitor) -> None:
+    """Let open alerts of devices say how large the change of their level is by now."""
     standings = monitor.standings()
     for alert in alerts.open_rows(store):
-        standing = standings.get(alert.subject) if alert.scope == "device" else None
+        if alert.scope != "device" or alert.model != model or alert.kind == "spread":
+            continue
+        standing = standings.get(alert.subject)
         if standing is None or standing.change_percent is None or standing.baseline_ms is None:
             continue
         alerts.fire(
@@ -152,7 +160,12 @@ def _refresh(store: Store, monitor: FleetMonitor) -> None:
         )
 
 
-def _resolve(store: Store, scope: Scope, subject: str, reason: str) -> None:
+def _resolve(store: Store, model: str, scope: Scope, subject: str, reason: str) -> None:
     for alert in alerts.open_rows(store):
-        if (alert.scope, alert.subject) == (scope, subject):
+        if (alert.model, alert.scope, alert.subject) == (model, scope, subject):
             alerts.resolve(store, alert.id, reason)
+
+
+def _name(store: Store, digest: str) -> str:
+    model = table.by_digest(store, digest)
+    return model.name if model else digest[:12]

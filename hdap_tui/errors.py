@@ -39,12 +39,6 @@ class RefusedError(UserError):
     exit_code = ExitCode.REFUSED
 
 
-class UnreachableError(UserError):
-    """No device could be reached."""
-
-    exit_code = ExitCode.UNREACHABLE
-
-
 class TimedOutError(UserError):
     """A time limit ran out."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
@@ -25,18 +26,24 @@ def on_each(
     Ends early once it is no longer wanted.
     """
 
+    stop = threading.Event()
+
     def one(target: Target) -> T | DeviceError:
         try:
-            return action(pool.get(target, cancelled))
+            return action(pool.get(target, lambda: stop.is_set() or cancelled()))
         except Cancelled:
             raise
         except Exception as error:
             return classify(error, target.name)
 
     workers = max(1, min(pool.bound, len(targets)))
-    with ThreadPoolExecutor(workers, thread_name_prefix="device") as executor:
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="device")
+    try:
         futures = {executor.submit(one, target): target for target in targets}
         for future in as_completed(futures):
             if isinstance(future.exception(), Cancelled):
                 continue
             yield futures[future], future.result()
+    finally:
+        stop.set()
+        executor.shutdown(wait=True, cancel_futures=True)

@@ -36,8 +36,13 @@ def from_file(store: Store, path: Path) -> ModelRow:
     Raises:
         SettingsError: it is missing, or is no ONNX model.
     """
-    model = Model(name=path.stem, builtin="", path=path.absolute(), probe=False)
-    return _register(store, model, path.absolute())
+    path, name = path.absolute(), path.stem
+    taken = table.by_name(store, name)
+    if taken is not None and path.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if taken.digest != digest:
+            name = f"{name}@{digest[:8]}"  # the name is another model's, and stays so
+    return _register(store, Model(name=name, builtin="", path=path, probe=False), path)
 
 
 def check_onnx(path: Path, what: str) -> None:

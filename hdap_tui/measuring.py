@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from engine.latency import Latency
 from hdap_tui import library
 from hdap_tui.context import Context
-from hdap_tui.errors import SettingsError
+from hdap_tui.errors import SettingsError, UserError
 from hdap_tui.store import devices, measurements
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store
@@ -76,7 +76,11 @@ class Measuring:
         """Return the model that a device runs."""
         digest, _ = devices.models_on(self.store).get(device, ("", ""))
         found = table.by_digest(self.store, digest) if digest else None
-        if found is not None and Path(found.path).is_file():
+        if found is not None:
+            if not Path(found.path).is_file():
+                raise UserError(
+                    f"{device} runs {found.name}, whose file {found.path} is gone; put it back."
+                )
             return found
         # Nothing was ever deployed: what the settings name is what it runs.
         devices.set_model(self.store, device, self.first_model.digest)

@@ -8,32 +8,9 @@ each other. A slot is a locked file: the kernel frees it when its holder dies.
 from __future__ import annotations
 
 import fcntl
-import random
 import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-
-
-@contextmanager
-def slot(
-    folder: Path, group: str, count: int, cancelled: Callable[[], bool] = lambda: False
-) -> Iterator[bool]:
-    """Hold one of a group's `count` slots; yields False when cancelled before there was one."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    files = [(folder / f"{_file_name(group)}.{number}").open("ab") for number in range(count)]
-    try:
-        while not any(_try(file.fileno()) for file in files):
-            if cancelled():
-                yield False
-                return
-            time.sleep(random.uniform(0.02, 0.06))
-        yield True
-    finally:
-        for file in files:
-            file.close()  # which frees the lock
 
 
 def take(folder: Path, group: str, count: int) -> BinaryIO | None:

@@ -50,16 +50,18 @@ class Watcher:
         opened: list[AlertRow] = []
         with self._alone(), self.measuring:
             done = 0
-            while not cancelled() and (rounds is None or done < rounds):
-                if self._sweep_is_due():
-                    self.sweep()
-                else:
-                    opened += self.canary()
-                    done += 1
-                    if opened and until_alert:
+            try:
+                while not cancelled():
+                    if self._sweep_is_due():
+                        self.sweep()
+                    else:
+                        opened += self.canary()
+                        done += 1
+                    if done == rounds or (opened and until_alert):
                         break
-                self._wait(self.settings.watch.canary_every_s, cancelled)
-        activity.set_activity(self.store, "")
+                    self._wait(self.settings.watch.canary_every_s, cancelled)
+            finally:
+                activity.set_activity(self.store, "")
         return opened
 
     def sweep(self, names: Sequence[str] | None = None) -> list[Latency]:
@@ -68,11 +70,13 @@ class Watcher:
         probes = [self.measuring.models[probe.name] for probe in self.settings.probes]
         visits = {name: [*probes, self.measuring.deployed(name)] for name in chosen}
         self._say("sweep")
-        found = self.measuring.run("sweep", visits)
+        whole = len(chosen) == len(self.settings.devices)
+        found = self.measuring.run("sweep" if whole else "bench", visits)
         if not self.context.cancelled():
             common = Counter(models[-1].digest for models in visits.values()).most_common(1)[0][0]
             deployed = next(m[-1] for m in visits.values() if m[-1].digest == common)
-            self._cluster([*probes, deployed])
+            # A part of the fleet takes its place among what is known of the others.
+            self._cluster([*probes, deployed], self.measuring.last_sweep if whole else None)
         return found
 
     def canary(self) -> list[AlertRow]:
@@ -90,9 +94,9 @@ class Watcher:
             opened += judge_round(self.settings, self.store, digest, own)
         return opened
 
-    def _cluster(self, models: Sequence[ModelRow]) -> None:
+    def _cluster(self, models: Sequence[ModelRow], sweep: int | None) -> None:
         try:
-            cluster_fleet(self.settings, self.store, models, self.measuring.last_sweep)
+            cluster_fleet(self.settings, self.store, models, sweep)
         except UserError as error:
             self.context.reporter.noted("clusters", str(error))
 

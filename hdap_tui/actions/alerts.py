@@ -64,6 +64,8 @@ def acknowledge(context: Context, alert: int, reason: str | None = None) -> Outc
 def accept(context: Context, alert: int, reason: str | None = None, yes: bool = False) -> Outcome:
     """Take the present latency as normal: forget the baseline, which resolves the alert."""
     row = alerts.row(context.store, alert)
+    if row.state == "resolved":
+        raise RefusedError(f"Alert {alert} has resolved already, at {row.resolved_at[:19]}.")
     about = f"{_about(row)}: {row.baseline_ms:.3f} ms becomes {row.now_ms:.3f} ms"
     if not yes and not context.confirm("Take the present latency as the new baseline?", [about]):
         raise RefusedError(f"Alert {alert} stays as it is.")

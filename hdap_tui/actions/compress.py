@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from engine.models import NAMES
 from hdap_tui import library
 from hdap_tui.actions.jobs import jobs_dir, started
 from hdap_tui.config import Settings
+from hdap_tui.config.source import did_you_mean
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import SettingsError, UserError
 from hdap_tui.jobs import control
@@ -31,20 +34,22 @@ def compress(
     """Start a job that searches a smaller network for the fleet as it is now."""
     settings, store = context.settings, context.store
     devices.sync(store, settings.devices)
-    found = clusters.latest(store)
-    if not found.devices:
+    found = _present(clusters.latest(store), {device.name for device in settings.devices})
+    if not found.clusters and not found.devices:
         raise UserError('The fleet has not been clustered yet: run "hdap sweep" first.')
     if context.settings.first_model is None:
         raise SettingsError(f"{settings.path}: [[models]] names no model that is no probe.")
-    parent = library.ensure(settings, store)[context.settings.first_model.name]
+    first = context.settings.first_model
+    parent = library.ensure(settings, store)[first.name]
     asked = _asked(settings, network, evaluations, epochs, seed)
+    used = str(weights.absolute()) if weights else str(settings.weights)
     request: dict[str, Any] = {
         "config": str(settings.path),
         "compression": msgspec.to_builtins(asked),
         "data": _data(settings, data),
-        "weights": str(weights.absolute()) if weights else str(settings.weights),
-        # Lineage is of the model in use only where the job starts from its weights.
-        "parent": parent.digest if weights is None else "",
+        "weights": used,
+        # The model in use is the parent only where the job starts from its very weights.
+        "parent": parent.digest if used == f"builtin:{first.builtin}" else "",
         "clusters": groups(found),
     }
     _check_files(request)
@@ -104,7 +109,36 @@ def _asked(
     if epochs is not None:
         finetune = msgspec.structs.replace(asked.finetune, epochs=epochs)
         asked = msgspec.structs.replace(asked, finetune=finetune)
+    # Options from the command line have been checked by nobody yet.
+    try:
+        msgspec.convert(msgspec.to_builtins(asked), type(asked))
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"This cannot be searched: {error}.") from error
+    if asked.network not in NAMES:
+        known = did_you_mean(asked.network, NAMES)
+        raise SettingsError(f'No network is called "{asked.network}"; {known}')
     return asked
+
+
+def _present(found: ClusterMap, names: set[str]) -> ClusterMap:
+    """Return the clustering without devices that the settings no longer name."""
+    kept = [n for n, device in enumerate(found.devices) if device in names]
+    heads = {found.labels[n] for n in kept}
+    return replace(
+        found,
+        devices=tuple(found.devices[n] for n in kept),
+        labels=tuple(found.labels[n] for n in kept),
+        points=tuple(found.points[n] for n in kept),
+        clusters=tuple(
+            c if c.representative in names else replace(c, representative=_any(found, kept, c.id))
+            for c in found.clusters
+            if c.id in heads
+        ),
+    )
+
+
+def _any(found: ClusterMap, kept: list[int], cluster: int) -> str:
+    return next(found.devices[n] for n in kept if found.labels[n] == cluster)
 
 
 def _data(settings: Settings, named: str | None) -> str:

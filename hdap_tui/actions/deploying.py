@@ -49,7 +49,7 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
     with Measuring(context) as measuring:
         done = back(measuring, todo, errors.__setitem__)
         last = deployments.last(context.store)
-        if last is not None and last.state in {"finished", "partly"} and not errors:
+        if last is not None and _undone(context, last.id, done):
             deployments.finish(context.store, last.id, "rolled back")
     return Outcome(
         data={
@@ -59,7 +59,7 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
         text="\n".join(
             [f"{len(done)} devices run their previous model again.", *map(str, errors.values())]
         ),
-        exit_code=_code(len(done), len(errors)),
+        exit_code=_code(done, errors),
     )
 
 
@@ -111,7 +111,9 @@ def _reported(report: Report, context: Context) -> Outcome:
             f" {result.mean_after_ms:.3f} ms."
         )
         if result.verdict == "faster" and report.row.switched:
-            code = ExitCode.PARTLY if report.errors else ExitCode.DONE
+            code = ExitCode.DONE if report.row.state == "finished" else ExitCode.PARTLY
+    elif report.errors:
+        code = next(iter(report.errors.values())).exit_code
     if report.taken_back:
         text += f" The old model is back on {', '.join(report.taken_back)}."
     if report.stopped:
@@ -165,7 +167,13 @@ def _documents(report: Report, emulated: set[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _code(done: int, failed: int) -> ExitCode:
-    if not failed:
+def _undone(context: Context, number: int, done: list[str]) -> bool:
+    """Whether every device that a deployment had switched runs its old model again."""
+    switched = {d.device for d in deployments.devices(context.store, number) if d.switched}
+    return bool(switched) and switched <= set(done)
+
+
+def _code(done: list[str], errors: dict[str, DeviceError]) -> ExitCode:
+    if not errors:
         return ExitCode.DONE
-    return ExitCode.PARTLY if done else ExitCode.FAILED
+    return ExitCode.PARTLY if done else next(iter(errors.values())).exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hdap_tui.context import Context, Outcome, Table
@@ -9,9 +10,10 @@ from hdap_tui.errors import ExitCode, RefusedError
 from hdap_tui.facts import gather
 from hdap_tui.fanout import on_each
 from hdap_tui.ssh.connection import scan
-from hdap_tui.ssh.errors import DeviceError, ErrorKind
+from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
 from hdap_tui.ssh.pool import Connections
+from hdap_tui.ssh.target import Target
 from hdap_tui.store import devices as table
 from hdap_tui.sweep import targets
 from hdap_tui.text import clean
@@ -50,23 +52,28 @@ def trust(context: Context, select: str | None = None, yes: bool = False) -> Out
     new: dict[str, tuple[str, int, HostKey, str]] = {}
     failed: dict[str, DeviceError] = {}
     context.reporter.started("scan", total=len(chosen), weight=len(chosen))
-    for number, target in enumerate(chosen, start=1):
-        try:
-            key = scan(target)
-            known.check(target.host, target.port, key, target.name)
-        except DeviceError as error:
-            if error.kind in {ErrorKind.HOST_KEY_UNKNOWN, ErrorKind.HOST_KEY_CHANGED}:
+    with ThreadPoolExecutor(max(1, min(settings.ssh.parallel, len(chosen)))) as workers:
+        looks = workers.map(_look, chosen)
+        for number, (target, key) in enumerate(zip(chosen, looks, strict=True), start=1):
+            context.reporter.advanced("scan", number)
+            if isinstance(key, DeviceError):
+                failed[target.name] = key
+                continue
+            try:
+                known.check(target.host, target.port, key, target.name)
+            except DeviceError as error:
                 new[target.name] = (target.host, target.port, key, error.kind.value)
-            else:
-                failed[target.name] = error
-        context.reporter.advanced("scan", number)
     context.reporter.finished("scan")
     asked = [f"{name}: {kind}: {key}" for name, (_, _, key, kind) in new.items()]
     accepted = bool(new) and (yes or context.confirm("Accept these host keys?", asked))
     if new and not accepted:
         raise RefusedError(f"{len(new)} host keys stay refused: {'; '.join(asked)}")
-    for host, port, key, _ in new.values():
-        known.trust(host, port, key)
+    for name, (host, port, key, _) in list(new.items()):
+        try:
+            known.trust(host, port, key)
+        except DeviceError as error:  # revoked: never accepted
+            failed[name] = error
+            del new[name]
     rows = [
         *((name, "accepted", str(key)) for name, (_, _, key, _) in new.items()),
         *((name, error.kind.value, str(error)) for name, error in failed.items()),
@@ -82,6 +89,13 @@ def trust(context: Context, select: str | None = None, yes: bool = False) -> Out
         text=f"{len(new)} accepted, {same} known already, {len(failed)} not reached.",
         exit_code=exit_code([*failed.values(), *([None] * (len(chosen) - len(failed)))]),
     )
+
+
+def _look(target: Target) -> HostKey | DeviceError:
+    try:
+        return scan(target)
+    except DeviceError as error:
+        return error
 
 
 def exit_code(results: list[Any]) -> ExitCode:
@@ -109,7 +123,8 @@ def _checked(name: str, answer: dict[str, Any] | DeviceError, emulated: bool) ->
             "detail": str(answer),
         }
     missing = [need for need in ("numpy", "onnxruntime") if not answer.get(need)]
-    return {"name": name, "emulated": emulated, "ok": not missing, "missing": missing, **answer}
+    # What the device says of itself comes first: it must not speak for us.
+    return {**answer, "name": name, "emulated": emulated, "ok": not missing, "missing": missing}
 
 
 def _said(answer: dict[str, Any] | DeviceError, emulated: bool) -> tuple[str, str]:

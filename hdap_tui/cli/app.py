@@ -14,7 +14,7 @@ from hdap_tui import __version__
 from hdap_tui.cli import diagnostics, output
 from hdap_tui.commands import COMMANDS, Command, Parameter
 from hdap_tui.context import Context
-from hdap_tui.errors import ExitCode, UserError
+from hdap_tui.errors import ExitCode, RefusedError, UserError
 
 OpenDashboard = Callable[[Context], int]
 
@@ -148,11 +148,25 @@ def execute(command: Command, config: Path | None, as_json: bool, arguments: dic
             config=config, reporter=Reporter(command.name, bar), confirm=diagnostics.confirm
         )
         try:
+            _check_allowed(command, context, arguments)
             outcome = command.load()(context, **arguments)
         finally:
             context.close()
     output.write(outcome, as_json)
     return int(outcome.exit_code)
+
+
+def _check_allowed(command: Command, context: Context, arguments: dict[str, Any]) -> None:
+    """Refuse what changes devices where the settings say that nothing may.
+
+    The lab's own commands are for devices that exist nowhere else.
+    """
+    if not command.dangerous or command.name.startswith("lab ") or arguments.get("dry_run"):
+        return
+    if context.settings.fleet.read_only:
+        raise RefusedError(
+            f"{context.settings.path}: fleet.read_only is set, so {command.name} is refused."
+        )
 
 
 def _interrupt(_number: int, _frame: object) -> None:

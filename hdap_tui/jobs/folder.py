@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -131,10 +132,12 @@ class JobFolder:
             RefusedError: another process works on it.
         """
         with (self.path / "lock").open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RefusedError(f"{self.name} is running already.") from error
+            # Whoever only looks at the state holds the lock for an instant.
+            deadline = time.monotonic() + 1.0
+            while not _try_lock(lock.fileno()):
+                if time.monotonic() > deadline:
+                    raise RefusedError(f"{self.name} is running already.")
+                time.sleep(0.02)
             yield
 
     def events(self, offset: int = 0) -> tuple[list[AnyEvent], int]:
@@ -211,6 +214,14 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _number(name: str, kind: str) -> int:

@@ -39,6 +39,17 @@ echo "previous $(readlink previous)"
 """
 
 
+# What is taken back must not be what a later roll-back brings, so it leaves no link.
+_RESTORE = f"""
+cd {ROOT} || exit 1
+old=$(readlink previous)
+[ -n "$old" ] && [ -f "$old" ] || {{ echo "missing"; exit 0; }}
+ln -sfn "$old" current.part && mv -f current.part current && rm -f previous || exit 1
+sync . 2>/dev/null || sync
+echo "current $(readlink current)"
+"""
+
+
 @dataclass(frozen=True)
 class Release:
     """The models that a device's links name, as digests; None where there is no link."""
@@ -68,6 +79,20 @@ def switch(connection: Connection, digest: str) -> Release:
         what = "the model is not on the device" if "missing" in lines else "the link did not move"
         raise DeviceError(ErrorKind.FAILED, f"{connection.where}: not switched: {what}")
     return release
+
+
+def restore(connection: Connection) -> str:
+    """Let the device run its previous model again; return that model's digest.
+
+    Raises:
+        DeviceError: failed where there is no previous model, or it is gone.
+    """
+    current = _parse(lines_of(ask(connection, _RESTORE))).current
+    if current is None:
+        raise DeviceError(
+            ErrorKind.FAILED, f"{connection.where}: it has no previous model to go back to"
+        )
+    return current
 
 
 def _parse(lines: list[str]) -> Release:

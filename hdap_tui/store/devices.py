@@ -87,6 +87,15 @@ def set_model(store: Store, name: str, digest: str) -> None:
         )
 
 
+def restore_model(store: Store, name: str, digest: str) -> None:
+    """Say that a device runs its previous model again, and has none to go back to now."""
+    with store.write() as connection:
+        set_model(store, name, digest)
+        connection.execute(
+            "UPDATE devices SET previous_model_id = NULL WHERE id = ?", (device_id(store, name),)
+        )
+
+
 def models_on(store: Store) -> dict[str, tuple[str, str]]:
     """Return digests of the present and the previous model of each device, empty for none."""
     rows = store.rows(

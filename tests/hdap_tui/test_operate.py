@@ -198,6 +198,23 @@ def test_a_faster_model_goes_to_every_device_is_proven_and_can_be_taken_back(
     slow = {m["name"]: m["digest"] for m in hdap("models")[1]["models"]}["slow"]
     assert [link(site, d, "current") for d in ("edge-01", "edge-02", "edge-03")] == [slow] * 3
     assert hdap("models")[1]["deployments"][0]["state"] == "rolled back"
+    # What was taken back is nothing to go back to.
+    assert [link(site, d, "previous") for d in ("edge-01", "edge-02", "edge-03")] == [""] * 3
+    assert hdap("rollback", "--yes")[0] == ExitCode.REFUSED
+
+
+def test_in_read_only_mode_nothing_is_deployed(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = site.folder / "read-only.toml"
+    other.write_text(
+        site.file.read_text().replace('name = "lab"', 'name = "lab"\nread_only = true')
+    )
+    call = caller(Site(site.lab, other), capsys)
+    assert call("deploy", "fast", "--dry-run")[0] == ExitCode.DONE
+    status, _, said = call("deploy", "fast", "--yes")
+    assert status == ExitCode.REFUSED
+    assert "read_only" in said
 
 
 def test_a_model_with_other_inputs_is_not_deployed(site: Site, hdap: Hdap) -> None:
@@ -223,6 +240,9 @@ def test_a_model_with_other_inputs_is_not_deployed(site: Site, hdap: Hdap) -> No
         (("deploy", "dispatch", "--yes"), ExitCode.REFUSED, "a probe"),
         (("compress", "--data", "empty"), ExitCode.USAGE, "empty"),
         (("compress", "--weights", "none.safetensors"), ExitCode.USAGE, "no file"),
+        (("compress", "--network", "resnet21"), ExitCode.USAGE, "resnet20"),
+        (("compress", "--epochs", "-1"), ExitCode.USAGE, "finetune.epochs"),
+        (("demo", "--devices", "1"), ExitCode.USAGE, "--devices"),
         (("jobs", "show", "compress-9"), ExitCode.USAGE, "no job"),
         (("alerts", "show", "99"), ExitCode.FAILED, "99"),
         (("clusters", "--input", "broken.onnx"), ExitCode.USAGE, "broken.onnx"),
