@@ -17,7 +17,8 @@ Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 SMALL_FLEET = 60
-"""Below this many devices the k-distance rules fail, and the partitions are weighed instead."""
+"""Below this many devices the k-distance rules fail (30 devices in four groups come out as one or
+none), and the partitions are weighed instead."""
 EXACT_UP_TO = 3000
 """Above this many points DBSCAN runs on weighted bins; exact DBSCAN needs quadratic memory."""
 MAX_BINS = 40_000
@@ -27,7 +28,7 @@ LEAST_EPS = math.log1p(0.03)
 """Devices of a small fleet that lie less than 3 % apart are alike, whatever the noise."""
 _LEAST_SIGMA = 0.0075
 """Repeatability of a small fleet is taken to be at least this, a quarter of `LEAST_EPS`."""
-_SPREAD = 0.10
+_SPREAD = 0.15
 """Expected spread of group profiles (log-latency): how far apart groups of a fleet lie."""
 _LONE = 1.0
 """What a device outside all clusters costs, in natural logarithms of likelihood."""
@@ -82,7 +83,7 @@ def _bins(points: Array, eps: float) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
 
 def k_distance_rule(points: Array) -> Rule:
-    """Choose from distances to the `min_samples`-th neighbour, for 30 devices and more.
+    """Choose from distances to the `min_samples`-th neighbour, for `SMALL_FLEET` devices and more.
 
     min_samples grows with the fleet, or a little background joins everything up; eps is the
     larger of twice the median and the 90th percentile of the neighbour distances (compare
@@ -109,7 +110,7 @@ def k_distance_rule(points: Array) -> Rule:
 
 
 def small_fleet_rule(space: Array, scores: Array, sigma: float | None) -> Rule:
-    """Choose by weighing every clustering that DBSCAN can give, for fewer than 30 devices.
+    """Choose by weighing every clustering that DBSCAN can give, for a small fleet.
 
     With two devices enough for a cluster, each number of components leaves at most as many
     different clusterings as there are devices. Each is judged as a mixture of equal round
@@ -147,8 +148,9 @@ def small_fleet_rule(space: Array, scores: Array, sigma: float | None) -> Rule:
 def _partitions(points: Array) -> Iterator[tuple[float, float, Labels]]:
     """Yield every clustering of single linkage with the eps (from, up to) that gives it."""
     from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import pdist
 
-    merges = linkage(points, "single")
+    merges = linkage(pdist(points), "single")
     labels = np.arange(len(points))
     heights = [0.0, *(float(h) for h in merges[:, 2]), math.inf]
     for step, (lower, upper) in enumerate(pairwise(heights)):

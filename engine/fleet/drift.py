@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engine.fleet.limits import MAD, DriftSettings
-from engine.fleet.monitor import Change, Cleared, Direction, Kind, Monitor
+from engine.fleet.fits import RAMP_LEAST, STRETCH, Kind, gains, jumps, misfit
+from engine.fleet.limits import DriftSettings
+from engine.fleet.monitor import Change, Cleared, Direction, Monitor
+from engine.fleet.noise import deviation, noise_of, wanders
 from engine.fleet.peers import fleet_round
 from engine.fleet.rounds import Clearance, FleetMonitor, Signal, Standing
 
@@ -33,22 +36,14 @@ Array = NDArray[np.float64]
 
 _LEAST = 8
 """A shorter series tells nothing."""
-_TELLING = 40
-"""A shorter series does not tell correlated noise from a change."""
-_INTEGRATED = 0.9
-"""Lag-1 correlation from which a series has no level to return to."""
 _NATS = 5.0
 """How much likelier (natural logarithm) another onset must be than that of the chart."""
-_RAMP_LEAST = 5
-"""Samples that a ramp needs."""
-_STRETCH = 9
-"""Samples from which is told how far a ramp has got."""
-_AROUND = 21
-"""Differences from which the noise at one place is told."""
 _EFFECT = 1.0
 """Smallest change, in standard deviations, of a series that knows no per cent."""
 _SLOPE = 2.0
 """The same for the slope of a series that wanders."""
+_TRENDING = 6.0
+"""Standard errors by which a slope must differ from 0 to be a ramp from the start."""
 _SURE = 4.0
 """Standard errors by which the levels of two neighbouring segments must differ."""
 
@@ -83,66 +78,45 @@ def detect(values: ArrayLike, settings: DriftSettings | None = None) -> list[Cha
     relative = bool(np.all(series > 0))
     # Without a sign to forbid it logarithms; else a scale that no sum of squares overflows.
     series = np.log(series) if relative else series / max(float(np.abs(series).max()), 1e-300)
-    if not _wanders(series):
-        return sorted(_Search(series, limits, relative).changes(), key=lambda c: c.onset_index)
-    slopes = _Search(np.diff(series), limits, relative=False, least=_SLOPE).changes()
-    ramps = [replace(c, kind="ramp", relative=relative) for c in slopes if c.kind == "step"]
-    return [_risen(change, ramps[i + 1 :], series) for i, change in enumerate(ramps)]
+    if not wanders(series):
+        return sorted(_Search(series, limits, relative).changes(), key=_by_onset)
+    return _slopes(series, limits, relative)
 
 
-def _risen(change: Change, later: list[Change], series: Array) -> Change:
-    """Turn a change of slope into the ramp that it begins, as high as it gets."""
-    end = later[0].onset_index if later else len(series) - 1
-    size = float(series[end] - series[change.onset_index])
-    agrees = (size > 0) == (change.direction == "up")
-    return replace(change, index=change.index + 1, size=size if agrees else None)
+def _by_onset(change: Change) -> int:
+    return change.onset_index
 
 
-def _noise(series: Array) -> tuple[float, float]:
-    """Return standard deviation and lag-1 correlation of what is not level or trend."""
-    # What a short series shows of correlation may be chance.
-    most = 0.97 if len(series) >= _TELLING else 0.5
-    rho = min(max(_correlation(series) - 2 / math.sqrt(len(series)), 0.0), most)
-    return _deviation(series) / math.sqrt(2 * (1 - rho)), rho
-
-
-def _wanders(series: Array) -> bool:
-    """Tell whether a series has no level to return to."""
-    return len(series) >= _TELLING and _correlation(series) > _INTEGRATED
-
-
-def _correlation(series: Array) -> float:
-    """Return the lag-1 correlation of what is not level or trend.
-
-    For AR(1) noise with correlation r, differences have variance 2 s^2 (1 - r) and correlate by
-    (r - 1) / 2 with the next; changes of level are outliers among them, and are left out.
-    """
-    steps, scale = _differences(series)
-    usual = np.abs(steps) <= 3 * scale
-    # In units of the noise around them, so that a change of spread is none of correlation.
-    steps = steps / np.where(scale > 0, scale, 1.0)
-    pairs = usual[1:] & usual[:-1]
-    first, second = steps[:-1][pairs], steps[1:][pairs]
-    power = float(first @ first + second @ second) / 2
-    if not power > 0:
-        return 0.0
-    return 1 + 2 * float(first @ second) / power
-
-
-def _differences(series: Array) -> tuple[Array, Array]:
-    """Return a series' differences without its trend, and the standard deviation around each."""
-    steps = np.diff(series)
-    steps = steps - np.median(steps)
-    width = min(_AROUND, len(steps))
-    windows = np.lib.stride_tricks.sliding_window_view(np.abs(steps), width)
-    scale = MAD * np.median(windows, axis=1)
-    missing = len(steps) - len(scale)
-    return steps, np.pad(scale, (missing // 2, missing - missing // 2), mode="edge")
-
-
-def _deviation(series: Array) -> float:
-    steps, scale = _differences(series)
-    return float(np.sqrt(np.mean(steps[np.abs(steps) <= 3 * scale] ** 2))) / 0.987
+def _slopes(series: Array, limits: DriftSettings, relative: bool) -> list[Change]:
+    """Find the ramps of a series that has a slope rather than a level."""
+    search = _Search(np.diff(series), limits, relative=False, least=_SLOPE)
+    found = sorted((c for c in search.changes() if c.kind == "step"), key=_by_onset)
+    edges = [0, *(c.onset_index for c in found), len(series) - 1]
+    levels = [float(np.median(np.diff(series)[a:b])) for a, b in pairwise(edges) if a < b]
+    if len(levels) != len(found) + 1:
+        return []
+    ramps = []
+    if abs(levels[0]) * math.sqrt(edges[1]) > _TRENDING * search.error:
+        direction: Direction = "up" if levels[0] > 0 else "down"
+        index = min(limits.baseline, edges[1])
+        size = float(series[edges[1]] - series[0])
+        ramps.append(Change(index, 0, "ramp", direction, size, float(series[0]), relative))
+    for place, change in enumerate(found):
+        old, new = levels[place : place + 2]
+        # A ramp begins where the slope grows or turns, not where it lessens.
+        if abs(new) > 1.5 * abs(old) or old * new < 0:
+            start, end = edges[place + 1 : place + 3]
+            ramps.append(
+                replace(
+                    change,
+                    index=change.index + 1,
+                    kind="ramp",
+                    direction="up" if new > 0 else "down",
+                    size=float(series[end] - series[start]),
+                    relative=relative,
+                )
+            )
+    return ramps
 
 
 class _Search:
@@ -153,7 +127,7 @@ class _Search:
     ) -> None:
         self._x = series
         self._relative = relative
-        self._sigma, rho = _noise(series)
+        self._sigma, rho = noise_of(series)
         self._whiteness = 2 * (1 - rho)
         self._inflation = (1 + rho) / (1 - rho)
         baseline = min(settings.baseline, max(6, len(series) // 4))
@@ -161,6 +135,8 @@ class _Search:
         self._sigma = max(self._sigma, floor)
         # Without per cent, what counts as small is told by the noise.
         gate = math.log1p(settings.effect_percent / 100)
+        self.error = 1.2533 * self._sigma * math.sqrt(self._inflation)
+        """Standard error of a median, times the root of the samples in it."""
         self._gate = gate if relative else least * self._sigma
         self._settings = replace(
             settings,
@@ -181,7 +157,8 @@ class _Search:
         found: list[Change] = []
         start = 0
         while start < len(self._x):
-            monitor, sigma = Monitor(self._settings, self._relative), self._local_sigma(start)
+            sigma = self._local_sigma(start)
+            monitor = Monitor(self._settings, self._relative, doubting=False)
             for index in range(start, len(self._x)):
                 told = monitor.update(float(self._x[index]), sigma, len(self._x))
                 if isinstance(told, Change):
@@ -195,10 +172,10 @@ class _Search:
 
     def _local_sigma(self, start: int) -> float:
         """Return the noise from here on: after a change of spread it is another."""
-        local = self._x[start : start + max(2 * self._settings.baseline, _AROUND)]
+        local = self._x[start : start + max(2 * self._settings.baseline, 21)]
         if len(local) < _LEAST:
             return self._sigma
-        own = _deviation(local) / math.sqrt(self._whiteness)
+        own = deviation(local) / math.sqrt(self._whiteness)
         weight = len(local) / (len(local) + 10)
         return math.sqrt(weight * own**2 + (1 - weight) * self._sigma**2)
 
@@ -209,23 +186,35 @@ class _Search:
             first = moved[-1].onset_index if moved else 0
             last = found[position + 1].onset_index if position + 1 < len(found) else len(self._x)
             last = min(max(last, change.index + 1), 2 * change.index - change.onset_index + 10)
-            moved.append(self._fitted(change, first, last))
-        return moved
+            fitted = self._fitted(change, min(first, change.onset_index), last)
+            moved.append(replace(fitted, index=max(fitted.index, fitted.onset_index)))
+        return sorted(moved, key=_by_onset)
 
     def _fitted(self, change: Change, first: int, last: int) -> Change:
         """Tell step or ramp, and since when, by the samples from first to last."""
-        if change.kind == "spread":
-            return change
+        if change.kind == "spread" or self._turbulent(change):
+            return replace(change, kind="spread", direction="up", size=None)
         z = np.clip((self._x[first:last] - change.baseline) / self._sigma, -9.0, 9.0)
-        steps, ramps = _gains(z)
+        steps, ramps = gains(z)
         margin = 2 * _NATS * self._inflation
-        if ramps.max() > steps.max() + margin and not _jumps(z, int(steps.argmax())):
+        if ramps.max() > steps.max() + margin and not jumps(z, int(steps.argmax())):
             return replace(change, kind="ramp", onset_index=first + int(ramps.argmax()))
         onset, best = change.onset_index - first, int(steps.argmax())
         # The chart knows when it began, unless another start is much likelier.
         if 0 <= onset < len(z) and steps[onset] > steps[best] - margin:
             best = onset
         return replace(change, kind="step", onset_index=first + best)
+
+    def _turbulent(self, change: Change) -> bool:
+        """Tell whether it is the noise that changed, and with it the level by chance."""
+        after = self._x[change.onset_index :][: 2 * self._settings.baseline]
+        if len(after) < 15:
+            return False
+        noise = deviation(after) / math.sqrt(self._whiteness)
+        gap = abs(float(np.median(after)) - change.baseline)
+        before = self._local_sigma(max(change.onset_index - 2 * self._settings.baseline, 0))
+        level = gap > _SURE * self.error * noise / self._sigma / math.sqrt(len(after))
+        return bool(noise > 1.8 * before and not level)
 
     def _sure(self, found: list[Change]) -> list[Change]:
         """Leave out changes whose two sides do not differ after all, the least likely first."""
@@ -244,14 +233,14 @@ class _Search:
         if change.kind == "spread":
             return math.inf
         before, after = self._sides(kept, position)
-        blip = len(after) < _RAMP_LEAST and position + 1 < len(kept)
+        blip = len(after) < RAMP_LEAST and position + 1 < len(kept)
         if blip or not len(before) or not len(after):
             return 0.0
         if change.kind == "ramp":
-            after = after[-_STRETCH:]
+            after = after[-STRETCH:]
         gap = abs(float(np.median(after) - np.median(before)))
-        error = 1.2533 * self._sigma * math.sqrt(1 / len(before) + 1 / len(after))
-        return gap / max(_SURE * error * math.sqrt(self._inflation), self._gate)
+        error = self.error * math.sqrt(1 / len(before) + 1 / len(after))
+        return gap / max(_SURE * error, self._gate)
 
     def _sides(self, kept: list[Change], position: int) -> tuple[Array, Array]:
         here = kept[position].onset_index
@@ -281,28 +270,28 @@ class _Search:
             return None
         before, own = self._sides(kept, position)
         # What follows may have come to rest: only what led to the second is looked at.
-        after = self._sides(kept, position + 1)[1][: max(two.index - two.onset_index, _STRETCH)]
+        after = self._sides(kept, position + 1)[1][: max(two.index - two.onset_index, STRETCH)]
         level = float(np.median(before)) if len(before) else one.baseline
         whole = np.concatenate([before, own, after]) - level
-        ramps = _gains(whole)[1]
+        ramps = gains(whole)[1]
         apart = float(((before - level) ** 2).sum())
-        apart += _misfit(own, one.kind) + _misfit(after, two.kind)
+        apart += misfit(own, one.kind) + misfit(after, two.kind)
         margin = 2 * _NATS * self._inflation * self._sigma**2
         if float(whole @ whole) - float(ramps.max()) > apart + margin:
             return None
         onset = one.onset_index - len(before) + int(ramps.argmax())
-        return replace(one, kind="ramp", onset_index=onset)
+        return replace(one, index=max(one.index, onset), kind="ramp", onset_index=onset)
 
     def _plateau(self, kept: list[Change], position: int) -> bool:
         """Tell whether a step is no more than where a ramp comes to rest."""
         ramp, level = self._sides(kept, position)
-        if kept[position].kind != "step" or len(ramp) < _RAMP_LEAST:
+        if kept[position].kind != "step" or len(ramp) < RAMP_LEAST or not len(level):
             return False
         slope, start = np.polyfit(np.arange(len(ramp)), ramp, 1)
         reached = start + slope * len(ramp)
-        error = self._sigma * math.sqrt(4 / len(ramp) + 1.6 / len(level))
+        error = self.error * math.sqrt(4 / len(ramp) + 1 / len(level))
         gap = abs(float(np.median(level)) - reached)
-        return bool(gap < max(_SURE * error * math.sqrt(self._inflation), self._gate))
+        return bool(gap < max(_SURE * error, self._gate))
 
     def _sized(self, kept: list[Change], position: int) -> Change:
         """Size a change by all that lies on its two sides."""
@@ -310,36 +299,6 @@ class _Search:
         if change.kind == "spread" or not len(before) or not len(after):
             return change
         # A ramp has got as far as its last stretch.
-        reached = np.median(after if change.kind == "step" else after[-_STRETCH:])
+        reached = np.median(after if change.kind == "step" else after[-STRETCH:])
         size = float(reached - np.median(before))
         return replace(change, size=size, direction="up" if size > 0 else "down")
-
-
-def _jumps(z: Array, at: int) -> bool:
-    """Tell whether most of a rise from 0 happens at one place."""
-    before, after = z[max(at - _STRETCH, 0) : at], z[at : at + _STRETCH]
-    if not len(before):
-        return False
-    jump = abs(float(np.median(after) - np.median(before)))
-    return jump > 0.5 * abs(float(np.median(z[-_STRETCH:])))
-
-
-def _misfit(values: Array, kind: Kind) -> float:
-    """Return the sum of squares around a level (step) or a line (ramp)."""
-    if kind == "step" or len(values) < 3:
-        return float(((values - values.mean()) ** 2).sum()) if len(values) else 0.0
-    at = np.arange(len(values), dtype=float)
-    at -= at.mean()
-    centred = values - values.mean()
-    return float(centred @ centred - (at @ centred) ** 2 / (at @ at))
-
-
-def _gains(z: Array) -> tuple[Array, Array]:
-    """Return how much of the sum of squares a step and a ramp up from 0 explain, by start."""
-    at, count = np.arange(len(z)), np.arange(len(z), 0, -1)
-    left = np.cumsum(z[::-1])[::-1]
-    steps = left**2 / count
-    moment = np.cumsum((at * z)[::-1])[::-1] - (at - 1) * left
-    ramps = moment**2 / (count * (count + 1) * (2 * count + 1) / 6)
-    steps[-2:], ramps[-_RAMP_LEAST:] = 0.0, 0.0
-    return steps, ramps
