@@ -185,7 +185,7 @@ def test_a_device_or_model_nobody_knows_is_one_sentence(store: Store) -> None:
 def test_a_model_is_found_by_name_digest_and_the_beginning_of_a_digest(store: Store) -> None:
     for word in ("old", OLD, OLD[:8], OLD[:4].upper()):
         assert models.find(store, word).name == "old"
-    models.add(store, name="twin", digest="abab" + "0" * 60, path="/t", kind="probe", size=1)
+    models.add(store, name="twin", digest="abab" + "0" * 60, path="/t", kind="model", size=1)
     with pytest.raises(StoreError, match="beginning of several digests: twin, old"):
         models.find(store, "abab")
     with pytest.raises(StoreError, match='no model is called "olt"; did you mean "old"'):
