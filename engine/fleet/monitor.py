@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.fleet.fits import RAMP_LEAST, Kind, gains
 from engine.fleet.limits import MAD, DriftSettings, median_error, robust_sigma, sigma_error
 
 Array = NDArray[np.float64]
-Kind = Literal["step", "ramp", "spread"]
 Direction = Literal["up", "down"]
 
 _KEPT = 60
@@ -33,9 +33,6 @@ _LEVEL = 0.7
 """What a level is at least, against the scatter around it."""
 _SPREAD_ROOM = 1.5
 _FIT_CLIP = 9.0
-_RAMP_MARGIN = 0.0
-_RAMP_LEAST = 6
-"""Samples since the onset that a ramp needs to be told from a step."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +108,18 @@ class Monitor:
         settings: limits; the defaults are those of a fleet of thousands sampled hourly.
         relative: values are logarithms, so that per cent have a meaning; False leaves out all
             rules that speak of per cent.
+        doubting: a series that looks noisier than it is told to be is given more room.
     """
 
-    def __init__(self, settings: DriftSettings | None = None, relative: bool = True) -> None:
+    def __init__(
+        self,
+        settings: DriftSettings | None = None,
+        relative: bool = True,
+        doubting: bool = True,
+    ) -> None:
         self.settings = settings or DriftSettings()
         self.relative = relative
+        self._doubting = doubting
         self._s = _State()
 
     @classmethod
@@ -279,13 +283,17 @@ class Monitor:
     def _noise(self, pooled: float | None, samples: int) -> tuple[float, float]:
         """Return the noise to reckon with, and its relative error.
 
-        It is the pooled noise, unless this series is clearly noisier than that.
+        It is the pooled noise, drawn towards this series' own where that is larger, and its own
+        where chance does not explain that.
         """
-        own, error = self._s.own_sigma or 0.0, sigma_error(max(self._s.samples, 1))
-        if pooled is not None:
-            own = own * max(1 - 2 * error, 0.0)
-            if pooled >= own:
-                own, error = pooled, sigma_error(max(samples, 1))
+        own, mine = self._s.own_sigma or 0.0, max(self._s.samples, 1)
+        error = sigma_error(mine)
+        chance = own * (1 - 2 * error) <= (pooled or 0.0)
+        if pooled is not None and (chance or not self._doubting):
+            # Of an excess that may be chance, less the longer the baseline.
+            share = 4 / (mine + 8) if self._doubting else 0.0
+            own = math.sqrt(share * max(own, pooled) ** 2 + (1 - share) * pooled**2)
+            error = sigma_error(max(samples, 1))
         return max(own * (1 + error), self.settings.sigma_floor), error
 
     def _charts(self, index: int, value: float, noise: float, error: float) -> Change | None:
@@ -369,21 +377,12 @@ class Monitor:
 
         A ramp began before the CUSUM left zero, so its onset is that of the fit.
         """
-        state = self._s
-        assert state.baseline is not None
-        start = state.seen - len(state.recent)
-        at = np.asarray([start + i for i, v in enumerate(state.recent) if v is not None], float)
-        if (at >= onset).sum() < _RAMP_LEAST:
+        assert self._s.baseline is not None
+        values = self._since(0)
+        steps, ramps = gains(np.clip((values - self._s.baseline) / noise, -_FIT_CLIP, _FIT_CLIP))
+        if len(self._since(onset)) <= RAMP_LEAST or ramps.max() <= steps.max():
             return "step", onset
-        values = np.clip((self._since(0) - state.baseline) / noise, -_FIT_CLIP, _FIT_CLIP)
-        steps, ramps = [], []
-        for first in range(len(values) - 2):
-            rest, time = values[first:], at[first:] - at[first] + 1
-            steps.append(float(rest.sum()) ** 2 / len(rest))
-            ramps.append(float(rest @ time) ** 2 / float(time @ time))
-        if max(ramps) < max(steps) + _RAMP_MARGIN:
-            return "step", onset
-        return "ramp", min(onset, int(at[int(np.argmax(ramps))]))
+        return "ramp", min(onset, self._nth_last(len(values) - int(ramps.argmax())))
 
     def _back(self, index: int, noise: float) -> Cleared | None:
         """Tell whether the change is over."""

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from engine.fleet.fits import Kind
 from engine.fleet.limits import DriftSettings, median_error
-from engine.fleet.monitor import Change, Cleared, Direction, Kind, Monitor
+from engine.fleet.monitor import Change, Cleared, Direction, Monitor
 from engine.fleet.peers import LEAST_PEERS, PEERS, fleet_round, polish
 
 Scope = Literal["device", "cluster", "fleet"]

@@ -1,0 +1,178 @@
+"""Tables from elsewhere: what comes back, and what is said about a bad one."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from engine.fleet.clusters import cluster
+from engine.fleet.drift import DriftSettings, detect
+from engine.fleet.tables import (
+    clusters_document,
+    drift_document,
+    read_latencies,
+    read_series,
+)
+
+
+def written(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_latencies_come_as_they_stand_and_gaps_as_nan(tmp_path):
+    path = written(tmp_path, "Device, a ,b\r\nx,1,2.5\r\n\r\n y ,,3e1\r\nz,,\r\n", "utf-8-sig")
+    table = read_latencies(path)
+    assert table.devices == ("x", "y", "z")
+    assert table.measurements == ("a", "b")
+    np.testing.assert_array_equal(table.latencies, [[1, 2.5], [math.nan, 30], [math.nan, math.nan]])
+
+
+def test_the_clusters_document_is_what_the_clustering_says(tmp_path):
+    rng = np.random.default_rng(0)
+    level = np.repeat([[20.0, 12.0, 3.0], [23.0, 12.5, 3.1], [20.5, 14.5, 3.1]], 4, axis=0)
+    latencies = level * np.exp(rng.normal(0, 0.01, (12, 3)))
+    rows = [f"dev-{i}," + ",".join(map(repr, row)) for i, row in enumerate(latencies.tolist())]
+    path = written(tmp_path, "\n".join(["device,compute,bandwidth,dispatch", *rows, "dead,,,"]))
+    document = clusters_document(read_latencies(path))
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    found = cluster(np.vstack([latencies, np.full(3, np.nan)]))
+    assert document["schema_version"] == 1
+    assert document["eps"] == found.eps
+    assert document["eps_percent"] == pytest.approx(100 * math.expm1(found.eps))
+    assert document["min_samples"] == 2
+    assert list(document["labels"]) == [f"dev-{i}" for i in range(12)] + ["dead"]
+    assert list(document["labels"].values()) == found.labels.tolist()
+    assert document["labels"]["dead"] == -1
+    assert [c["id"] for c in document["clusters"]] == [0, 1, 2]
+    assert [c["size"] for c in document["clusters"]] == [4, 4, 4]
+    for one, row in zip(document["clusters"], found.representatives, strict=True):
+        assert one["representative"] == f"dev-{row}"
+        assert set(one["median"]) == {"compute", "bandwidth", "dispatch"}
+    assert sum(c["weight"] for c in document["clusters"]) == pytest.approx(1)
+    assert "compute" in document["clusters"][1]["note"]
+
+
+def test_eps_of_a_table_can_be_told(tmp_path):
+    table = read_latencies(written(tmp_path, "device,a\nx,10\ny,10.4\nz,12\n"))
+    assert clusters_document(table, eps_percent=5)["labels"] == {"x": 0, "y": 0, "z": -1}
+    assert clusters_document(table, eps_percent=30)["labels"] == {"x": 0, "y": 0, "z": 0}
+    with pytest.raises(ValueError, match="eps_percent"):
+        clusters_document(table, eps_percent=-5)
+
+
+def test_the_drift_document_is_what_the_detection_says(tmp_path):
+    values = 10 * np.exp(np.random.default_rng(0).normal(0, 0.01, 100))
+    values[60:] *= 1.25
+    lines = [
+        f"2026-01-01T{i // 60:02}:{i % 60:02}:00Z,{v!r}" for i, v in enumerate(values.tolist())
+    ]
+    (series,) = read_series(written(tmp_path, "\n".join(["time,value", *lines])))
+    document = drift_document([series])
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    (change,) = detect(values)
+    assert document == {
+        "schema_version": 1,
+        "changes": [
+            {
+                "device": None,
+                "index": change.index,
+                "time": lines[change.index].split(",")[0],
+                "onset_index": 60,
+                "onset_time": "2026-01-01T01:00:00Z",
+                "kind": "step",
+                "direction": "up",
+                "size_percent": change.size_percent,
+            }
+        ],
+    }
+    assert drift_document([series], DriftSettings(effect_percent=40))["changes"] == []
+
+
+def test_devices_in_one_table_count_their_own_rows(tmp_path):
+    rng = np.random.default_rng(1)
+    lines = ["device,time,value"]
+    for i in range(60):
+        lines.append(f"steady,{i},{10 + rng.normal(0, 0.1)}")
+        lines.append(f"odd,{i + 0.5},{(10 if i < 30 else -14) + rng.normal(0, 0.1)}")
+    steady, odd = read_series(written(tmp_path, "\n".join(lines)))
+    assert (steady.device, len(steady.values), steady.times[:2]) == ("steady", 60, [0, 1])
+    (change,) = drift_document([steady, odd])["changes"]
+    assert (change["device"], change["onset_index"], change["onset_time"]) == ("odd", 30, 30.5)
+    assert (change["direction"], change["size_percent"]) == ("down", None)
+
+
+LATENCIES = [
+    ("", "is empty"),
+    ("\n\n", "is empty"),
+    ("name,a\nx,1\n", "line 1: the header is 'name,a', it must be device,<measurement>,…"),
+    ("x,1,2\ny,1,2\n", "line 1: the header"),
+    ("device\nx\n", "line 1: the header"),
+    ("device;a\nx;1\n", "line 1: the header"),
+    ("device,a,a\nx,1,2\n", "line 1: column 3 repeats the name 'a'"),
+    ("device,a,\nx,1,2\n", "line 1: column 3 has no name"),
+    ("device,a\n", "line 1: there is no device"),
+    ("device,a\nx,\n", "no device has a number"),
+    ("device,a\nx,1\ny,0\n", "line 3: column 'a' is '0', it must be a positive number"),
+    ("device,a\nx,-1\n", "line 2: column 'a' is '-1'"),
+    ("device,a\nx,fast\n", "line 2: column 'a' is 'fast'"),
+    ("device,a\nx,nan\n", "line 2: column 'a' is 'nan'"),
+    ("device,a\nx,inf\n", "line 2: column 'a' is 'inf'"),
+    ("device,a\nx,1_0\n", "line 2: column 'a' is '1_0'"),
+    ("device,a\nx,1\nx,2\n", "line 3: device 'x' was there before, in line 2"),
+    ("device,a\n,1\n", "line 2: column device is empty"),
+    ("device,a\nx,1,2\n", "line 2: there are 3 columns where the header has 2"),
+    ("device,a,b\nx,1\n", "line 2: there are 2 columns where the header has 3"),
+    ('device,a\n"x,1\n', "this is not CSV"),
+    ("device,a\nx,\x1b[31m\n", r"column 'a' is '\x1b[31m'"),
+    ("device,a\nx," + "9" * 50 + "z\n", "99…'"),
+]
+
+SERIES = [
+    ("", "is empty"),
+    ("1,2\n2,3\n", "line 1: the header is '1,2', it must be time,value or device,time,value"),
+    ("time,value,more\n1,2,3\n", "line 1: the header"),
+    ("time,value\n", "line 1: there is no value"),
+    ("time,value\nnoon,2\n", "line 2: column time is 'noon', it must be ISO 8601 or a number"),
+    ("time,value\nnan,2\n", "line 2: column time is 'nan'"),
+    ("time,value\n1,two\n", "line 2: column 'value' is 'two', it must be a number"),
+    ("time,value\n1,\n", "line 2: column 'value' is empty, it must be a number"),
+    ("time,value\n1,inf\n", "line 2: column 'value' is 'inf'"),
+    ("time,value\n1,2\n1,2,3\n", "line 3: there are 3 columns where the header has 2"),
+    ("time,value\n2,1\n1,1\n", "line 3: column time goes back to '1'; sort the rows by time"),
+    ("time,value\n2026-01-02,1\n2026-01-01,1\n", "line 3: column time goes back"),
+    ("time,value\n1,1\n2026-01-01,1\n", "changes from numbers to local times"),
+    ("device,time,value\n,1,1\n", "line 2: column device is empty"),
+]
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "words"),
+    [(read_latencies, *case) for case in LATENCIES] + [(read_series, *case) for case in SERIES],
+)
+def test_a_bad_table_gives_one_sentence_that_says_where(tmp_path, read, text, words):
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        read(path)
+    message = str(caught.value)
+    assert words in message
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    assert message.isprintable()
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(ValueError, match=r"cannot be read: (No such file|Is a directory)"):
+            read_latencies(path)
+    binary = tmp_path / "picture.csv"
+    binary.write_bytes(b"\x89PNG\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not text in UTF-8"):
+        read_series(binary)
+
+
+def test_times_of_one_instant_in_two_zones_may_follow_each_other(tmp_path):
+    path = written(tmp_path, "time,value\n2026-01-01T12:00:00+02:00,1\n2026-01-01T10:30:00Z,1\n")
+    assert read_series(path)[0].times == ["2026-01-01T12:00:00+02:00", "2026-01-01T10:30:00Z"]
