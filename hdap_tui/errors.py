@@ -39,6 +39,12 @@ class RefusedError(UserError):
     exit_code = ExitCode.REFUSED
 
 
+class UnreachableError(UserError):
+    """No device can be reached, and one thing would mend that."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
 class TimedOutError(UserError):
     """A time limit ran out."""
 

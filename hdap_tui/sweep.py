@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import engine.runner
 from engine.latency import Latency
 from hdap_tui import schedule, slots
-from hdap_tui.errors import UserError
+from hdap_tui.errors import UnreachableError, UserError
 from hdap_tui.lab.addresses import Address, addresses
 from hdap_tui.ssh.keys import Passphrase
 from hdap_tui.ssh.pool import Connections
@@ -58,9 +58,15 @@ def target_of(settings: Settings, device: Device, lab: Address | None = None) ->
 
 
 def targets(settings: Settings, devices: Iterable[Device] | None = None) -> tuple[Target, ...]:
-    """Return how the devices are reached; all of the fleet where none are named."""
-    chosen = settings.devices if devices is None else devices
+    """Return how the devices are reached; all of the fleet where none are named.
+
+    Raises:
+        UnreachableError: all of them are emulated, and there is no lab.
+    """
+    chosen = settings.devices if devices is None else tuple(devices)
     lab = addresses(settings.state_dir)
+    if chosen and not lab and all(device.emulated for device in chosen):
+        raise UnreachableError('The emulated lab is not running; start it with "hdap lab up".')
     return tuple(
         target_of(settings, device, lab.get(device.name) if device.emulated else None)
         for device in chosen

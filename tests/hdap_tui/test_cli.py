@@ -121,6 +121,16 @@ def test_doctor_names_what_it_checked(fleet: Path) -> None:
     assert {"python", "packages", "settings", "database"} <= set(checks)
 
 
+def test_without_a_lab_its_devices_are_unreachable_and_one_is_told_how_to_start_it(
+    fleet: Path,
+) -> None:
+    text = (fleet / "fleet.toml").read_text()
+    (fleet / "fleet.toml").write_text(text + "emulated = true\n")
+    done = hdap("devices", "check", cwd=fleet)
+    assert done.returncode == ExitCode.UNREACHABLE
+    assert "hdap lab up" in done.stderr
+
+
 def test_a_table_of_devices_is_clustered_without_a_fleet(tmp_path: Path) -> None:
     (tmp_path / "devices.csv").write_text(
         "device,compute,bandwidth\na,1.0,2.0\nb,1.01,2.02\nc,1.5,2.0\nd,1.52,2.01\ne,1.0,\n"

@@ -215,6 +215,6 @@ async def test_the_real_source_shows_what_the_settings_and_the_store_say(
         await hands.sees("unreachable")
         writer.close()
         await hands.press("g")
-        await hands.sees("config show")
+        await hands.sees("fleet.name")
         assert str(fleet_file) in hands.text().replace("\n", "")
     source.close()
