@@ -80,6 +80,11 @@ class Context:
 
         return open_store(self.settings.database)
 
+    def shown(self, device: str) -> str:
+        """Return what to call a device where people read it: an emulated one says so."""
+        emulated = any(d.emulated for d in self.settings.devices if d.name == device)
+        return f"{device} (emulated)" if emulated else device
+
     def close(self) -> None:
         """Close what was opened."""
         if "store" in self.__dict__:

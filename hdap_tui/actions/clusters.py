@@ -36,9 +36,12 @@ def clusters(
     if not found.devices:
         return Outcome(data=_document(found, context), text='Not clustered yet; "hdap sweep" does.')
     noise = [d for d, label in zip(found.devices, found.labels, strict=True) if label < 0]
-    rows = [(chr(65 + c.id), str(c.size), c.representative, c.note) for c in found.clusters]
+    rows = [
+        (chr(65 + c.id), str(c.size), context.shown(c.representative), c.note)
+        for c in found.clusters
+    ]
     if noise:
-        rows.append(("noise", str(len(noise)), "", ", ".join(noise)))
+        rows.append(("noise", str(len(noise)), "", ", ".join(map(context.shown, noise))))
     return Outcome(
         data=_document(found, context),
         table=Table(("cluster", "devices", "representative", ""), tuple(rows)),

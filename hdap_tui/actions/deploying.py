@@ -28,8 +28,8 @@ def deploy(
         row = table.find(context.store, model) if model else _latest(context)
         todo = plan(measuring, row, chosen)
         if dry_run:
-            return _planned(todo)
-        if not yes and not context.confirm(f"Deploy {row.name}?", _touched(todo)):
+            return _planned(context, todo)
+        if not yes and not context.confirm(f"Deploy {row.name}?", _touched(context, todo)):
             raise RefusedError(f"{row.name} was not deployed.")
         report = Rollout(measuring, todo).run()
     return _reported(report, context)
@@ -41,7 +41,8 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
     devices.sync(context.store, context.settings.devices)
     running = devices.models_on(context.store)
     todo = [name for name in chosen if running.get(name, ("", ""))[1]]
-    if not yes and not context.confirm("Put the previous model back?", todo or chosen):
+    touched = [context.shown(name) for name in todo or chosen]
+    if not yes and not context.confirm("Put the previous model back?", touched):
         raise RefusedError("Nothing was changed.")
     if not todo:
         raise RefusedError("No device has a previous model: nothing has been deployed on them.")
@@ -57,7 +58,11 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
             "failed": {name: str(error) for name, error in errors.items()},
         },
         text="\n".join(
-            [f"{len(done)} devices run their previous model again.", *map(str, errors.values())]
+            [
+                f"{len(done)} devices run their previous model again: "
+                f"{', '.join(map(context.shown, done))}.",
+                *map(str, errors.values()),
+            ]
         ),
         exit_code=_code(done, errors),
     )
@@ -70,17 +75,17 @@ def _latest(context: Context) -> ModelRow:
     raise SettingsError('There is no artifact to deploy yet; "hdap compress" makes one.')
 
 
-def _touched(todo: Plan) -> list[str]:
+def _touched(context: Context, todo: Plan) -> list[str]:
     return [
-        f"{name}: {todo.before[name].name} -> {todo.model.name}"
+        f"{context.shown(name)}: {todo.before[name].name} -> {todo.model.name}"
         for stage in todo.stages
         for name in stage
     ]
 
 
-def _planned(todo: Plan) -> Outcome:
+def _planned(context: Context, todo: Plan) -> Outcome:
     rows = tuple(
-        (str(number), name, todo.before[name].name, todo.model.name)
+        (str(number), context.shown(name), todo.before[name].name, todo.model.name)
         for number, stage in enumerate(todo.stages, start=1)
         for name in stage
     )

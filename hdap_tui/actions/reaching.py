@@ -38,7 +38,7 @@ def check(context: Context, select: str | None = None) -> Outcome:
         data={"devices": [_checked(name, found[name], emulated[name]) for name in names]},
         table=Table(
             ("device", "state", "found"),
-            tuple((name, *_said(found[name], emulated[name])) for name in names),
+            tuple((context.shown(name), *_said(found[name])) for name in names),
         ),
         exit_code=exit_code([found[name] for name in names]),
     )
@@ -64,7 +64,7 @@ def trust(context: Context, select: str | None = None, yes: bool = False) -> Out
             except DeviceError as error:
                 new[target.name] = (target.host, target.port, key, error.kind.value)
     context.reporter.finished("scan")
-    asked = [f"{name}: {kind}: {key}" for name, (_, _, key, kind) in new.items()]
+    asked = [f"{context.shown(name)}: {kind}: {key}" for name, (_, _, key, kind) in new.items()]
     accepted = bool(new) and (yes or context.confirm("Accept these host keys?", asked))
     if new and not accepted:
         raise RefusedError(f"{len(new)} host keys stay refused: {'; '.join(asked)}")
@@ -75,8 +75,8 @@ def trust(context: Context, select: str | None = None, yes: bool = False) -> Out
             failed[name] = error
             del new[name]
     rows = [
-        *((name, "accepted", str(key)) for name, (_, _, key, _) in new.items()),
-        *((name, error.kind.value, str(error)) for name, error in failed.items()),
+        *((context.shown(name), "accepted", str(key)) for name, (_, _, key, _) in new.items()),
+        *((context.shown(name), error.kind.value, str(error)) for name, error in failed.items()),
     ]
     same = len(chosen) - len(new) - len(failed)
     return Outcome(
@@ -127,7 +127,7 @@ def _checked(name: str, answer: dict[str, Any] | DeviceError, emulated: bool) ->
     return {**answer, "name": name, "emulated": emulated, "ok": not missing, "missing": missing}
 
 
-def _said(answer: dict[str, Any] | DeviceError, emulated: bool) -> tuple[str, str]:
+def _said(answer: dict[str, Any] | DeviceError) -> tuple[str, str]:
     if isinstance(answer, DeviceError):
         return answer.kind.value, str(answer)
     missing = [need for need in ("numpy", "onnxruntime") if not answer.get(need)]
@@ -135,4 +135,4 @@ def _said(answer: dict[str, Any] | DeviceError, emulated: bool) -> tuple[str, st
         return "lacking", f"its Python has no {' and no '.join(missing)}: install it there"
     cores, cpu = answer.get("cores"), clean(answer.get("cpu", answer.get("machine", "")), 40)
     text = f"{cpu}, {cores} cores, ONNX Runtime {clean(answer['onnxruntime'], 20)}"
-    return "ok", text + (" (emulated)" if emulated else "")
+    return "ok", text
