@@ -16,23 +16,19 @@ from engine.latency import Comparison, FleetComparison, Latency, compare, compar
 from hdap_tui.context import Context
 from hdap_tui.drifting import restart
 from hdap_tui.errors import RefusedError, UserError
+from hdap_tui.facts import ask_runner
 from hdap_tui.fanout import on_each
 from hdap_tui.library import interface
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh import release
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
-from hdap_tui.ssh.scripts import ROOT, ask
+from hdap_tui.ssh.scripts import ROOT
 from hdap_tui.ssh.transfer import Payload, upload
 from hdap_tui.store import alerts, clusters, deployments, devices
 from hdap_tui.store import models as table
 from hdap_tui.store.deployments import State
 from hdap_tui.store.records import DeploymentRow, ModelRow
-
-_CHECK = f"""
-case $1 in "~/"*) python=$HOME/${{1#??}} ;; *) python=$1 ;; esac
-exec "$python" {ROOT}/"$2" --check {ROOT}/"$3"
-"""
 
 
 @dataclass(frozen=True)
@@ -187,8 +183,7 @@ class Rollout:
         old = Payload.of(Path(self.plan.before[connection.where].path))
         new = Payload.of(Path(self.plan.model.path))
         upload(connection, [self._runner, old, new], cancelled=self.context.cancelled)
-        python = connection.target.python
-        answer = ask(connection, _CHECK, python, self._runner.name, new.name)
+        answer = ask_runner(connection, self._runner, "--check", f"{ROOT}/{new.name}")
         if b'"ok": true' not in answer:
             raise DeviceError(
                 ErrorKind.FAILED, f"{connection.where}: its ONNX Runtime cannot run the model"

@@ -13,10 +13,22 @@ from hdap_tui.ssh.scripts import ROOT, ask
 from hdap_tui.ssh.transfer import Payload, upload
 from hdap_tui.text import clean
 
-_FACTS = f"""
+_RUNNER = f"""
 case $1 in "~/"*) python=$HOME/${{1#??}} ;; *) python=$1 ;; esac
-exec "$python" {ROOT}/"$2" --facts
+runner={ROOT}/$2
+shift 2
+exec "$python" "$runner" "$@"
 """
+
+
+def ask_runner(connection: Connection, runner: Payload, *arguments: str) -> bytes:
+    """Run the uploaded runner on a device in one of its short modes; return what it prints.
+
+    Raises:
+        DeviceError: it cannot be run, or its answer is too long.
+    """
+    python = connection.target.python
+    return ask(connection, _RUNNER, python, runner.name, *arguments, limit=65536)
 
 
 def gather(connection: Connection) -> dict[str, Any]:
@@ -27,7 +39,7 @@ def gather(connection: Connection) -> dict[str, Any]:
     """
     runner = Payload.of(Path(engine.runner.__file__), "runner")
     upload(connection, [runner])
-    answer = ask(connection, _FACTS, connection.target.python, runner.name, limit=65536)
+    answer = ask_runner(connection, runner, "--facts")
     try:
         facts = json.loads(answer.decode("utf-8", "replace").strip().splitlines()[-1])
         return {clean(key, 40): _bounded(value) for key, value in dict(facts).items()}

@@ -9,8 +9,9 @@ import click.testing
 import pytest
 
 from hdap_tui.cli.app import build
-from hdap_tui.commands import COMMANDS, Command
+from hdap_tui.commands import BY_NAME, COMMANDS, Command
 from hdap_tui.errors import ExitCode
+from hdap_tui.lab.faults import KINDS
 
 
 def hdap(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
@@ -56,6 +57,11 @@ def test_every_command_has_a_verb_with_json_a_key_and_something_to_run(command: 
 def test_no_two_commands_share_a_key_or_a_name() -> None:
     assert len({c.key for c in COMMANDS}) == len(COMMANDS)
     assert len({c.name for c in COMMANDS}) == len(COMMANDS)
+
+
+def test_the_faults_that_can_be_asked_for_are_those_of_the_lab() -> None:
+    (kind,) = (p for p in BY_NAME["lab fault"].parameters if p.name == "kind")
+    assert kind.choices == KINDS
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.name)
