@@ -42,6 +42,11 @@ class DiskFullError(StoreError):
 class _Connection(sqlite3.Connection):
     """One that can be held weakly, so that it goes when its thread goes."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # SQLite crashes the process where a connection is closed under a running query.
+        self.in_use = threading.RLock()
+
 
 class Store:
     """One fleet's database; safe to share between threads."""
@@ -51,11 +56,18 @@ class Store:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._closed = False
 
     @property
-    def connection(self) -> sqlite3.Connection:
-        """This thread's connection, in autocommit mode."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+    def connection(self) -> _Connection:
+        """This thread's connection, in autocommit mode; to be used inside `read` or `write`.
+
+        Raises:
+            StoreError: the store has been closed.
+        """
+        if self._closed:
+            raise self._gone()
+        connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._connect()
             self._local.connection = connection
@@ -86,7 +98,7 @@ class Store:
                 raise RuntimeError("a write must not begin inside a read: it would come too late")
             yield connection
             return
-        with self._said_plainly():
+        with connection.in_use, self._said_plainly():
             connection.execute("BEGIN IMMEDIATE")
             self._local.writing = True
             try:
@@ -107,7 +119,7 @@ class Store:
         if self._in_transaction():
             yield connection
             return
-        with self._said_plainly():
+        with connection.in_use, self._said_plainly():
             connection.execute("BEGIN")
             self._local.writing = False
             try:
@@ -117,8 +129,9 @@ class Store:
 
     def rows(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
         """Return all rows of a query."""
-        with self._said_plainly():
-            cursor = self.connection.cursor()
+        connection = self.connection
+        with connection.in_use, self._said_plainly():
+            cursor = connection.cursor()
             cursor.row_factory = sqlite3.Row
             return cursor.execute(sql, parameters).fetchall()
 
@@ -138,12 +151,14 @@ class Store:
         return "" if first is None or first[0] == "ok" else str(first[0])
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads, each after what it is just doing."""
         with self._lock:
-            for connection in list(self._connections):
-                connection.close()
+            self._closed = True
+            connections = list(self._connections)
             self._connections.clear()
-            self._local = threading.local()
+        for connection in connections:
+            with connection.in_use:
+                connection.close()
 
     def _in_transaction(self) -> bool:
         return self.connection.in_transaction
@@ -160,8 +175,11 @@ class Store:
             )
             _configure(connection)
         with self._lock:
-            self._connections.add(connection)
-        return connection
+            if not self._closed:
+                self._connections.add(connection)
+                return connection
+        connection.close()
+        raise self._gone()
 
     @contextmanager
     def _said_plainly(self) -> Iterator[None]:
@@ -173,8 +191,13 @@ class Store:
                 raise
             raise plain from error
 
+    def _gone(self) -> StoreError:
+        return StoreError(f"{self.path}: the database was closed meanwhile.")
+
     def _plain(self, error: sqlite3.Error) -> Exception:
         """Return an error of SQLite as a sentence; a mistake of the program stays as it is."""
+        if self._closed:
+            return self._gone()
         # The low byte is the class; the others only refine it.
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:

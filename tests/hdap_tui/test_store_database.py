@@ -64,10 +64,10 @@ def test_a_new_database_is_private_and_set_up_for_many_processes(store: Store) -
 def test_what_was_written_is_there_when_it_is_opened_again(store: Store) -> None:
     put(store, "x", 5)
     store.close()
+    with pytest.raises(StoreError, match="was closed"):
+        get(store, "x")
     again = open_store(store.path)
     assert get(again, "x") == 5
-    again.close()
-    assert get(again, "x") == 5  # a closed store opens itself again where it is used
     again.close()
 
 
@@ -347,3 +347,36 @@ def test_reading_the_fleet_needs_no_heavy_library(store: Store) -> None:
     process = start(code, store.path)
     said, error = process.communicate(timeout=60)
     assert said.strip() == "[]", error
+
+
+def test_closing_waits_for_what_other_threads_are_reading(tmp_path: Path) -> None:
+    """A store closed under a running query used to crash the whole process."""
+    script = """
+import sys, threading
+from pathlib import Path
+from hdap_tui.store.database import StoreError, open_store
+
+for number in range(60):
+    store = open_store(Path(sys.argv[1]) / f"{number % 4}.db")
+    began = threading.Barrier(4)
+
+    def read():
+        began.wait()
+        try:
+            while True:
+                store.rows("SELECT * FROM sqlite_schema, sqlite_schema LIMIT 2000")
+        except StoreError as error:
+            assert "closed" in str(error), error
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    began.wait()
+    store.close()
+    for reader in readers:
+        reader.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
