@@ -13,6 +13,7 @@ from hdap_tui.errors import ExitCode
 
 if TYPE_CHECKING:
     from hdap_tui.config import Settings
+    from hdap_tui.config.settings import Device
     from hdap_tui.store.database import Store
 
 SCHEMA_VERSION = 1
@@ -39,6 +40,10 @@ class Outcome:
     exit_code: ExitCode = ExitCode.DONE
 
 
+def _unknown(_what: str) -> str | None:
+    return None
+
+
 def _refuse(_question: str, _touched: Sequence[str]) -> bool:
     return False
 
@@ -57,12 +62,16 @@ class Context:
         confirm: Callable[[str, Sequence[str]], bool] = _refuse,
         cancelled: Callable[[], bool] = lambda: False,
         settings: Settings | None = None,
+        secret: Callable[[str], str | None] = _unknown,
     ) -> None:
         self.config = config
         self.reporter = reporter or silent()
         self.confirm = confirm
         """Asks the operator: the question, and what would be touched."""
         self.cancelled = cancelled
+        self.secret = secret
+        """Asks the operator for a passphrase or password, named by the text; None where nobody
+        can be asked. What it returns is kept in memory only."""
         if settings is not None:
             self.__dict__["settings"] = settings
 
@@ -79,6 +88,14 @@ class Context:
         from hdap_tui.store.database import open_store
 
         return open_store(self.settings.database)
+
+    def select(self, expression: str | None = None) -> tuple[Device, ...]:
+        """Return the devices that an expression names, in the fleet's order; all without one.
+
+        Raises:
+            SettingsError: it makes no sense, or names nothing.
+        """
+        return self.settings.select(expression)
 
     def shown(self, device: str) -> str:
         """Return what to call a device where people read it: an emulated one says so."""

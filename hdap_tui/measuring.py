@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +11,10 @@ from engine.latency import Latency
 from hdap_tui import library
 from hdap_tui.context import Context
 from hdap_tui.errors import SettingsError, UserError
+from hdap_tui.reach import connections
+from hdap_tui.stages import Stages
 from hdap_tui.store import devices, measurements
 from hdap_tui.store import models as table
-from hdap_tui.store.database import Store
 from hdap_tui.store.records import DeviceState, ModelRow
 from hdap_tui.sweep import Bench, Fleet
 
@@ -39,8 +39,8 @@ class Measuring:
         self.context = context
         self.settings = context.settings
         self.store = context.store
-        self._stages = _Stages(self.store)
-        self.fleet = Fleet.of(self.settings, on_stage=self._stages.say)
+        self._stages = Stages(self.store)
+        self.fleet = Fleet.of(self.settings, pool=connections(context), on_stage=self._stages.say)
 
     def __enter__(self) -> Self:
         devices.sync(self.store, self.settings.devices)
@@ -141,41 +141,3 @@ class Measuring:
         devices.set_state(
             self.store, latency.device, state, latency.error, "" if latency.ok else latency.detail
         )
-
-
-class _Stages:
-    """Writes what is being done on each device into the store, a few times a second.
-
-    Stages change faster than anybody can read; only the latest of each device is written.
-    """
-
-    every_s = 0.25
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._latest: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._write_often, name="stages", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        devices.clear_stages(self._store)
-
-    def say(self, device: str, stage: str) -> None:
-        with self._lock:
-            self._latest[device] = stage
-
-    def _write_often(self) -> None:
-        while not self._stop.wait(self.every_s):
-            with self._lock:
-                latest, self._latest = self._latest, {}
-            if latest:
-                with self._store.write():
-                    for device, stage in latest.items():
-                        ended = stage == "done" or stage.startswith("failed")
-                        devices.set_stage(self._store, device, "" if ended else stage)

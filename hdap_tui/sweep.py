@@ -15,62 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import engine.runner
 from engine.latency import Latency
 from hdap_tui import schedule, slots
-from hdap_tui.errors import UnreachableError, UserError
-from hdap_tui.lab.addresses import Address, addresses
-from hdap_tui.ssh.keys import Passphrase
+from hdap_tui.errors import UserError
+from hdap_tui.reach import targets
 from hdap_tui.ssh.pool import Connections
 from hdap_tui.ssh.sockets import never
-from hdap_tui.ssh.target import Target, Timeouts
+from hdap_tui.ssh.target import Target
 from hdap_tui.ssh.transfer import Payload
 from hdap_tui.visit import Bench, OnStage, Pace, Visit
 
 if TYPE_CHECKING:
     from hdap_tui.config.settings import Device, Settings
 
-__all__ = ["Bench", "Fleet", "OnStage", "target_of", "targets"]
-
-
-def target_of(settings: Settings, device: Device, lab: Address | None = None) -> Target:
-    """Return how a device of the settings is reached; `lab` is where an emulated one listens."""
-    ssh = settings.ssh
-    connect = ssh.connect_timeout_s
-    address = lab or device
-    return Target(
-        name=device.name,
-        host=address.host,
-        port=address.port,
-        user=address.user,
-        identity=address.identity,
-        known_hosts=settings.known_hosts,
-        timeouts=Timeouts(
-            connect=connect,
-            handshake=connect,
-            auth=connect,
-            channel=connect,
-            command=ssh.command_timeout_s,
-            stall=ssh.command_timeout_s,
-            total=2 * connect,
-        ),
-        host_group=device.host_group,
-        emulated=device.emulated,
-        python=device.python,
-    )
-
-
-def targets(settings: Settings, devices: Iterable[Device] | None = None) -> tuple[Target, ...]:
-    """Return how the devices are reached; all of the fleet where none are named.
-
-    Raises:
-        UnreachableError: all of them are emulated, and there is no lab.
-    """
-    chosen = settings.devices if devices is None else tuple(devices)
-    lab = addresses(settings.state_dir)
-    if chosen and not lab and all(device.emulated for device in chosen):
-        raise UnreachableError('The emulated lab is not running; start it with "hdap lab up".')
-    return tuple(
-        target_of(settings, device, lab.get(device.name) if device.emulated else None)
-        for device in chosen
-    )
+__all__ = ["Bench", "Fleet", "OnStage"]
 
 
 class Fleet:
@@ -106,7 +62,7 @@ class Fleet:
         bench: Bench | None = None,
         devices: Iterable[Device] | None = None,
         *,
-        passphrase: Passphrase | None = None,
+        pool: Connections | None = None,
         on_stage: OnStage = lambda _device, _stage: None,
     ) -> Fleet:
         """Return the settings' fleet, measured as its [benchmark] section says."""
@@ -115,7 +71,7 @@ class Fleet:
             bench or Bench.of(settings.benchmark),
             slots_folder=settings.state_dir / "slots",
             cores=settings.cores,
-            pool=Connections(settings.ssh.parallel, passphrase=passphrase),
+            pool=pool or Connections(settings.ssh.parallel),
             on_stage=on_stage,
         )
 

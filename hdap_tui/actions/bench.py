@@ -17,7 +17,7 @@ from hdap_tui.store.records import ModelRow
 
 def bench(context: Context, models: tuple[str, ...] = (), select: str | None = None) -> Outcome:
     """Time ONNX models on the devices, interleaved, each block in a fresh process."""
-    chosen = context.settings.select(select)
+    chosen = context.select(select)
     known = library.ensure(context.settings, context.store)
     wanted = [_model(context, known, word) for word in models]
     with Measuring(context) as measuring:

@@ -23,7 +23,7 @@ def deploy(
     yes: bool = False,
 ) -> Outcome:
     """Put a model on the devices, then prove on them that it is faster."""
-    chosen = [device.name for device in context.settings.select(select)]
+    chosen = [device.name for device in context.select(select)]
     with Measuring(context) as measuring:
         row = table.find(context.store, model) if model else _latest(context)
         todo = plan(measuring, row, chosen)
@@ -37,7 +37,7 @@ def deploy(
 
 def rollback(context: Context, select: str | None = None, yes: bool = False) -> Outcome:
     """Put the previous model back on the devices."""
-    chosen = [device.name for device in context.settings.select(select)]
+    chosen = [device.name for device in context.select(select)]
     devices.sync(context.store, context.settings.devices)
     running = devices.models_on(context.store)
     todo = [name for name in chosen if running.get(name, ("", ""))[1]]

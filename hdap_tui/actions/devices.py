@@ -14,7 +14,7 @@ from hdap_tui.store.snapshot import snapshot
 
 def list_devices(context: Context, select: str | None = None) -> Outcome:
     """Show the fleet: state, latency, cluster and drift of every device."""
-    chosen = {device.name for device in context.settings.select(select)}
+    chosen = {device.name for device in context.select(select)}
     table.sync(context.store, context.settings.devices)
     rows = [r for r in snapshot(context.store, context.settings.name).devices if r.name in chosen]
     return Outcome(

@@ -9,24 +9,23 @@ from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, RefusedError
 from hdap_tui.facts import gather
 from hdap_tui.fanout import on_each
+from hdap_tui.reach import connections, targets
 from hdap_tui.ssh.connection import scan
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
-from hdap_tui.ssh.pool import Connections
 from hdap_tui.ssh.target import Target
 from hdap_tui.store import devices as table
-from hdap_tui.sweep import targets
 from hdap_tui.text import clean
 
 
 def check(context: Context, select: str | None = None) -> Outcome:
     """Connect to the devices and say what each has, or why it cannot be reached."""
     settings, reporter = context.settings, context.reporter
-    chosen = targets(settings, settings.select(select))
+    chosen = targets(settings, context.select(select))
     table.sync(context.store, settings.devices)
     found: dict[str, dict[str, Any] | DeviceError] = {}
     reporter.started("check", total=len(chosen), weight=len(chosen))
-    with Connections(settings.ssh.parallel) as pool:
+    with connections(context) as pool:
         for target, answer in on_each(pool, chosen, gather, context.cancelled):
             found[target.name] = answer
             _remember(context, target.name, answer)
@@ -47,7 +46,7 @@ def check(context: Context, select: str | None = None) -> Outcome:
 def trust(context: Context, select: str | None = None, yes: bool = False) -> Outcome:
     """Show the fingerprints of unknown or changed host keys, and accept them if told to."""
     settings = context.settings
-    chosen = targets(settings, settings.select(select))
+    chosen = targets(settings, context.select(select))
     known = KnownHosts(settings.known_hosts)
     new: dict[str, tuple[str, int, HostKey, str]] = {}
     failed: dict[str, DeviceError] = {}

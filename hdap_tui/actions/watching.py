@@ -16,7 +16,7 @@ def sweep(context: Context, select: str | None = None) -> Outcome:
     """Measure all probe models and the deployed one on every device, then cluster the fleet."""
     watcher = Watcher(context)
     with watcher.measuring:
-        latencies = watcher.sweep([device.name for device in context.settings.select(select)])
+        latencies = watcher.sweep([device.name for device in context.select(select)])
     names = {row.digest: name for name, row in watcher.measuring.models.items()}
     found = clusters(context)
     failed = sorted({one.device for one in latencies if not one.ok})

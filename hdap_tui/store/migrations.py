@@ -35,6 +35,23 @@ def m001_first_tables(db: Database) -> None:
     db.executescript(_FIRST)
 
 
+@migrations()
+def m002_facts(db: Database) -> None:
+    """What devices say of themselves; jobs are told by their folders alone."""
+    db.executescript(_FACTS)
+
+
+_FACTS = """
+-- One row whenever a device's facts changed; the latest is in force.
+CREATE TABLE device_facts (
+    device_id INTEGER NOT NULL REFERENCES devices (id),
+    at TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    PRIMARY KEY (device_id, at)
+) WITHOUT ROWID;
+DROP TABLE jobs;
+"""
+
 _FIRST = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 INSERT INTO meta VALUES ('version', 1);

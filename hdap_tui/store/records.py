@@ -144,7 +144,7 @@ class ModelRow:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRow:
-    """One job, mirrored from its folder."""
+    """One job, as its folder tells it."""
 
     id: str
     kind: str
@@ -223,6 +223,7 @@ class FleetSnapshot:
     alerts: tuple[AlertRow, ...] = ()
     """Open ones first, then the latest resolved."""
     jobs: tuple[JobRow, ...] = ()
+    """From their folders, which the store knows nothing of."""
     models: tuple[ModelRow, ...] = ()
     deployments: tuple[DeploymentRow, ...] = ()
     activity: str = ""

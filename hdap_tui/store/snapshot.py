@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hdap_tui.store import alerts, clusters, deployments, devices, jobs, models
+from hdap_tui.store import alerts, clusters, deployments, devices, models
 from hdap_tui.store.activity import activity
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import FleetSnapshot
@@ -27,7 +27,6 @@ def snapshot(store: Store, fleet: str) -> FleetSnapshot:
             devices=devices.rows(store, labels, representatives),
             map=clustering,
             alerts=alerts.rows(store),
-            jobs=jobs.rows(store),
             models=models.rows(store),
             deployments=deployments.rows(store),
             activity=activity(store),

@@ -177,11 +177,11 @@ def test_a_file_that_is_no_database_is_said_in_one_sentence(tmp_path: Path) -> N
 def test_a_damaged_database_is_said_in_one_sentence(store: Store) -> None:
     with store.write() as connection:
         connection.executemany(
-            "INSERT INTO meta VALUES (?, ?)", [(f"key {n}", "x" * 500) for n in range(500)]
+            "INSERT INTO meta VALUES (?, ?)", [(f"key {n}", "x" * 500) for n in range(1000)]
         )
     store.close()
     data = bytearray(store.path.read_bytes())
-    for page in range(4096 * 30, len(data), 4096):
+    for page in range(4096 * 60, len(data), 4096):
         data[page : page + 64] = os.urandom(64)
     store.path.write_bytes(data)
     again = open_store(store.path)

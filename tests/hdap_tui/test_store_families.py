@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +21,11 @@ from hdap_tui.store import (
     deployments,
     devices,
     drift,
-    jobs,
     measurements,
     models,
 )
 from hdap_tui.store.database import Store, StoreError, open_store
-from hdap_tui.store.records import AlertRow, ClusterMap, JobRow
+from hdap_tui.store.records import AlertRow, ClusterMap
 from hdap_tui.store.snapshot import snapshot, version
 from hdap_tui.store.values import from_micros, to_micros
 
@@ -515,37 +514,6 @@ def test_a_note_is_added_to_an_alerts_history(store: Store) -> None:
         alerts.note(store, 99, "job started")
 
 
-# Jobs
-
-
-def job(name: str, created: str = "2026-11-20T12:00:00+00:00") -> JobRow:
-    return JobRow(
-        id=name,
-        kind="compress",
-        state="running",
-        folder=f"/jobs/{name}",
-        created_at=created,
-        step="search",
-        progress=0.5,
-        left_s=12.5,
-        result={"model": "x", "curve": [1, 2]},
-    )
-
-
-def test_a_job_is_mirrored_and_an_unchanged_one_costs_no_write(store: Store) -> None:
-    jobs.upsert(store, job("one"))
-    jobs.upsert(store, job("two", "2026-11-20T13:00:00+00:00"))
-    assert jobs.row(store, "one") == job("one")
-    before = store.version()
-    jobs.upsert(store, job("one"))
-    assert store.version() == before
-    ended = replace(job("one"), state="finished", progress=1.0, left_s=None)
-    jobs.upsert(store, ended)
-    assert jobs.rows(store) == (job("two", "2026-11-20T13:00:00+00:00"), ended)
-    assert jobs.rows(store, limit=1)[0].id == "two"
-    assert jobs.row(store, "three") is None
-
-
 # Deployments
 
 
@@ -619,7 +587,6 @@ def test_the_snapshot_holds_everything_at_a_glance(store: Store) -> None:
     devices.set_model(store, "a", OLD)
     measure(store, *(latency("a", 1.0 + n, second=n) for n in range(40)))
     fire(store)
-    jobs.upsert(store, job("one"))
     deployments.begin(store, OLD, ["a"])
     activity.set_activity(store, "canary round 3")
     seen = snapshot(store, "lab")
@@ -630,7 +597,7 @@ def test_the_snapshot_holds_everything_at_a_glance(store: Store) -> None:
     assert first.measured_at == "2026-11-20T12:00:39.000+00:00"
     assert len(first.recent_ms) == measurements.RECENT
     assert first.recent_ms[-2:] == (39.0, 40.0)
-    assert (len(seen.alerts), len(seen.jobs), len(seen.models), len(seen.deployments)) == (1,) * 4
+    assert (len(seen.alerts), len(seen.models), len(seen.deployments)) == (1, 1, 1)
     assert seen.activity == "canary round 3"
 
 

@@ -17,8 +17,9 @@ import pytest
 from engine.latency import Latency
 from hdap_tui import slots
 from hdap_tui.errors import UserError
+from hdap_tui.reach import targets
 from hdap_tui.ssh.target import Target, Timeouts
-from hdap_tui.sweep import Bench, Fleet, targets
+from hdap_tui.sweep import Bench, Fleet
 
 LIMITS = Timeouts(
     connect=2, handshake=2, auth=2, channel=2, command=4, stall=4, total=3, dead_after=6

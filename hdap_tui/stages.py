@@ -1,0 +1,58 @@
+"""What is being done on each device right now, for the screens."""
+
+from __future__ import annotations
+
+import threading
+from typing import Self
+
+from hdap_tui.store import devices
+from hdap_tui.store.database import Store
+
+
+class Stages:
+    """Writes what is being done on each device into the store, a few times a second.
+
+    Stages change faster than anybody can read; only the latest of each device is written. Safe
+    to use from several threads; stopped at the end, best by `with`.
+    """
+
+    every_s = 0.25
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._latest: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write_often, name="stages", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Forget all stages, and write no more."""
+        self._stop.set()
+        self._thread.join()
+        devices.clear_stages(self._store)
+
+    def say(self, device: str, stage: str) -> None:
+        """Say what is being done on a device; "done" and "failed…" end it."""
+        with self._lock:
+            self._latest[device] = stage
+
+    def _write_often(self) -> None:
+        while not self._stop.wait(self.every_s):
+            with self._lock:
+                latest, self._latest = self._latest, {}
+            if latest:
+                with self._store.write():
+                    for device, stage in latest.items():
+                        ended = stage == "done" or stage.startswith("failed")
+                        devices.set_stage(self._store, device, "" if ended else stage)
