@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from engine.files import replacing
 from hdap_tui import __version__
 from hdap_tui.config import Model, Settings
 from hdap_tui.errors import SettingsError, UserError
@@ -115,14 +115,13 @@ def _file(settings: Settings, model: Model) -> Path:
 
 def _make(name: str, path: Path) -> None:
     """Write a model that comes along, in a process of its own: torch stays out of this one."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    done = subprocess.run(
-        [sys.executable, "-m", "engine.models.builtin", name, str(aside)],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"The model {name} that comes along could not be written: {last}")
-    aside.replace(path)
+    with replacing(path) as aside:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine.models.builtin", name, str(aside)],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"The model {name} that comes along could not be written: {last}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from engine import files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +26,7 @@ def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping
         for group, named in tensors.items()
         for name, tensor in named.items()
     }
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(to_bytes(flat, {"state": json.dumps(state)}))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    files.write(path, to_bytes(flat, {"state": json.dumps(state)}))
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

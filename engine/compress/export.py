@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from engine import files
 from engine.compress.designs import Design
 from engine.compress.groups import Group
 from engine.compress.inference import evaluating, session
@@ -198,12 +198,7 @@ def write_file(data: bytes, path: Path, difference: float | None = None) -> Expo
     Raises:
         OSError: the folder is missing or full.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    files.write(path, data)
     return Exported(path, hashlib.sha256(data).hexdigest(), len(data), difference)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from engine import data
+from engine import data, files
 from engine.compress.export import Exported, export
 from engine.compress.finetune import Recipe
 from engine.compress.groups import check, trace
@@ -296,9 +296,7 @@ class _Compression:
         """Put the artifact into the store, with its lineage."""
         target = self.settings.state_dir / "models" / f"{chosen.digest}.onnx"
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        aside = target.with_suffix(f".{os.getpid()}.part")
-        aside.write_bytes(chosen.path.read_bytes())
-        aside.replace(target)
+        files.write(target, chosen.path.read_bytes())
         paper = profile(result.network, example, target)
         metrics = {
             **dict(result.metrics),

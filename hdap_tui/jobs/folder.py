@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from engine import files
 from engine.events import AnyEvent, from_json, to_json
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.progress import Progress
@@ -208,12 +209,7 @@ class EventFile:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a document so that a reader sees the old one or the new one, never half of it."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with aside.open("w") as file:
-        json.dump(document, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    files.write(path, json.dumps(document, indent=1))
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -23,8 +23,9 @@ from typing import Any
 import msgspec
 
 import hdap_tui
+from engine import files
 from hdap_tui.errors import SettingsError, TimedOutError, UserError
-from hdap_tui.lab.layout import Layout, holder, socket_address, write_atomic
+from hdap_tui.lab.layout import Layout, holder, socket_address
 from hdap_tui.lab.processes import end_processes
 from hdap_tui.lab.profiles import Plan, fingerprint, profiles, read_plan
 
@@ -171,7 +172,7 @@ def _start(
     layout: Layout, plan: Plan, devices: int, base_port: int | None, end_with: int | None
 ) -> subprocess.Popen[bytes]:
     layout.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomic(layout.plan, msgspec.json.encode(plan).decode())
+    files.write(layout.plan, msgspec.json.encode(plan), 0o600)
     command = [sys.executable, "-m", "hdap_tui.lab", str(layout.state), f"--devices={devices}"]
     command.append(f"--plan={layout.plan}")
     if base_port is not None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import files
+
 HOST = "127.0.0.1"
 _COMMENT = "hdap-lab"
 _FLOCK = "hhqqi4x"
@@ -89,15 +91,6 @@ class Layout:
         return self.device(name) / "profile.json"
 
 
-def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file in one move, so that no reader sees half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-    aside.replace(path)
-
-
 @contextlib.contextmanager
 def holding(path: Path) -> Iterator[bool]:
     """Hold the lab's lock; yields whether it was free.
@@ -147,7 +140,7 @@ def update_known_hosts(path: Path, keys: Iterable[tuple[int, str]]) -> None:
             lines = []
         kept = [line for line in lines if not _own_line(line, mine)]
         fresh = [f"{host} {key} {_COMMENT}" for host, key in mine.items()]
-        write_atomic(path, "".join(f"{line}\n" for line in (*kept, *fresh)))
+        files.write(path, "".join(f"{line}\n" for line in (*kept, *fresh)), 0o600)
 
 
 def _own_line(line: str, mine: Iterable[str]) -> bool:

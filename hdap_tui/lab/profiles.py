@@ -16,6 +16,7 @@ from typing import Annotated
 
 import msgspec
 
+from engine import files
 from hdap_tui.errors import SettingsError
 
 Factor = Annotated[float, msgspec.Meta(ge=1.0, le=100.0)]
@@ -166,9 +167,7 @@ def fingerprint(plan: Plan) -> int:
 
 def write_profile(profile: Profile, path: Path) -> None:
     """Put a profile where its device reads it, in one move."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(msgspec.json.encode(profile))
-    aside.replace(path)
+    files.write(path, msgspec.json.encode(profile))
 
 
 def _readable(error: msgspec.ValidationError) -> str:

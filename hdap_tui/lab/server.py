@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from engine import files
 from hdap_tui.errors import SettingsError, UserError
 from hdap_tui.lab.device import Device, load_or_make_key
 from hdap_tui.lab.faults import parse
@@ -22,7 +23,6 @@ from hdap_tui.lab.layout import (
     holding,
     socket_address,
     update_known_hosts,
-    write_atomic,
 )
 from hdap_tui.lab.ports import open_ports
 from hdap_tui.lab.processes import end_processes
@@ -87,7 +87,7 @@ class _Lab:
             self._layout.known_hosts,
             [(device.port, device.public_key) for device in self._devices.values()],
         )
-        write_atomic(self._layout.info, json.dumps(self._describe(), indent=1) + "\n")
+        files.write(self._layout.info, json.dumps(self._describe(), indent=1) + "\n", 0o600)
         control = await self._open_control()
         try:
             await self._stop.wait()

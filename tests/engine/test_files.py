@@ -1,0 +1,32 @@
+"""Files are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from engine import files
+
+
+def test_a_file_is_replaced_whole_with_the_mode_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    files.write(path, "new \udcff", 0o600)
+    assert path.read_bytes() == b"new \xff"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), files.replacing(path) as aside:
+        aside.write_bytes(b"half")
+        raise RuntimeError
+    with pytest.raises(FileNotFoundError), files.replacing(path):
+        pass  # nothing was written
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
