@@ -1,4 +1,4 @@
-"""An emulated fleet for every test that wants real SSH."""
+"""An emulated fleet and real OpenSSH servers, for every test that wants them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sshd import Sshd, missing, start_sshd, start_sshds
 
 MakeLab = Callable[..., Any]
 SetFault = Callable[..., None]
@@ -62,3 +63,48 @@ def fleet_file(lab: Any, tmp_path: Path) -> Path:
     path = tmp_path / "fleet.toml"
     path.write_text(fleet_toml(lab))
     return path
+
+
+@pytest.fixture(scope="session")
+def make_sshds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Sshd]]]:
+    """Start real servers, `make_sshds(8, options={…}, jump=…)`; all end with the session."""
+    if missing():
+        pytest.skip(missing())
+    started: list[Sshd] = []
+
+    def start(count: int, **more: Any) -> list[Sshd]:
+        servers = start_sshds(tmp_path_factory.mktemp("sshds"), count, **more)
+        started.extend(servers)
+        return servers
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def make_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sshd]]:
+    """Start one server, `make_sshd({"MaxSessions": "1"}, kinds=("rsa",))`; all end at the end."""
+    if missing():
+        pytest.skip(missing())
+    started: list[Sshd] = []
+
+    def start(options: dict[str, str] | None = None, **more: Any) -> Sshd:
+        started.append(start_sshd(tmp_path_factory.mktemp("sshd"), options, **more))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def sshd(make_sshd: Callable[..., Sshd]) -> Sshd:
+    """One real server that many tests share."""
+    return make_sshd()
+
+
+@pytest.fixture(scope="session")
+def sshds(make_sshds: Callable[..., list[Sshd]]) -> list[Sshd]:
+    """Eight real servers that many tests share."""
+    return make_sshds(8)

@@ -16,7 +16,7 @@ from typing import Any
 
 import paramiko
 import pytest
-from sshd_server import QUICK, Sshd, free_port, make_key, processes, sessions, wait_for
+from sshd import QUICK, Sshd, free_port, make_key, processes, sessions, wait_for
 
 from hdap_tui.errors import ExitCode
 from hdap_tui.ssh import sockets
@@ -84,7 +84,7 @@ def test_an_unknown_host_key_is_refused_with_its_fingerprint(sshd: Sshd, tmp_pat
 def test_no_credential_leaves_before_the_host_key_is_checked(
     make_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    server = make_sshd("LogLevel DEBUG2")
+    server = make_sshd({"LogLevel": "DEBUG2"})
     log = server.folder / "log"
     other = server.target(tmp_path / "changed")
     KnownHosts(other.known_hosts, ()).trust(other.host, other.port, _another_key(tmp_path))
@@ -186,7 +186,7 @@ def test_a_server_that_hangs_up_early_says_why(
 def test_a_server_with_weak_ciphers_only_is_left_alone(
     make_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    server = make_sshd("Ciphers aes128-cbc")
+    server = make_sshd({"Ciphers": "aes128-cbc"})
     error = fails(server.trusted(tmp_path / "known_hosts"))
     assert error.kind is ErrorKind.NO_COMMON_ALGORITHM
     assert not error.transient
@@ -281,7 +281,7 @@ def test_an_encrypted_key_needs_its_passphrase(
 ) -> None:
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     secret = make_key(tmp_path / "secret", passphrase="open sesame")
-    server = make_sshd(f"AuthorizedKeysFile {secret}.pub")
+    server = make_sshd({"AuthorizedKeysFile": f"{secret}.pub"})
     target = server.trusted(tmp_path / "known_hosts", identity=secret)
     assert f"ssh-add {secret}" in str(fails(target))
     assert "passphrase" in str(fails(target, passphrase=lambda _path: "wrong"))
@@ -318,7 +318,9 @@ def test_without_any_key_the_sentence_says_what_to_do(
 def test_a_login_that_needs_a_second_step_has_not_succeeded(
     make_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    server = make_sshd("PasswordAuthentication yes", "AuthenticationMethods publickey,password")
+    server = make_sshd(
+        {"PasswordAuthentication": "yes", "AuthenticationMethods": "publickey,password"}
+    )
     error = fails(server.trusted(tmp_path / "known_hosts"))
     assert error.kind is ErrorKind.AUTHENTICATION
     assert "asks for more (password)" in str(error)
@@ -424,7 +426,7 @@ def test_a_session_that_never_answers_costs_only_its_limit(
 def test_a_server_that_allows_no_further_session_is_busy(
     make_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    opened = connect(make_sshd("MaxSessions 0").trusted(tmp_path / "known_hosts"))
+    opened = connect(make_sshd({"MaxSessions": "0"}).trusted(tmp_path / "known_hosts"))
     with pytest.raises(DeviceError) as caught:
         opened.run("true")
     opened.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sshd_server import QUICK, Sshd, free_port
+from sshd import QUICK, Sshd, free_port
 
 from hdap_tui.ssh import pool as pool_module
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind, classify

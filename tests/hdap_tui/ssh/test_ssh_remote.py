@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx.parser
 import pytest
-from sshd_server import Sshd, processes, wait_for
+from sshd import Sshd, processes, wait_for
 
 import engine.runner
 from engine import results
@@ -204,7 +204,7 @@ def test_an_interpreter_that_is_missing_is_named_in_the_log(
 def test_noise_of_the_login_shell_is_left_out(
     make_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    server = make_sshd('ForceCommand echo "Welcome!"; eval "$SSH_ORIGINAL_COMMAND"')
+    server = make_sshd({"ForceCommand": 'echo "Welcome!"; eval "$SSH_ORIGINAL_COMMAND"'})
     opened = connect(server.trusted(tmp_path / "known_hosts"))
     assert ask(opened, 'echo "$1"', "it's $HOME") == b"it's $HOME\n"
     opened.close()
@@ -213,7 +213,7 @@ def test_noise_of_the_login_shell_is_left_out(
 def test_an_answer_without_its_mark_is_garbage(
     make_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
-    server = make_sshd("ForceCommand head -c 3000000 /dev/urandom")
+    server = make_sshd({"ForceCommand": "head -c 3000000 /dev/urandom"})
     opened = connect(server.trusted(tmp_path / "known_hosts"))
     with pytest.raises(DeviceError) as caught:
         ask(opened, "true", limit=1000)

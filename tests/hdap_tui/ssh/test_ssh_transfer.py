@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sshd_server import QUICK, Sshd, sessions
+from sshd import QUICK, Sshd, sessions
 
 from hdap_tui.ssh.connection import Connection, connect
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
