@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import paramiko
 
@@ -29,6 +29,7 @@ Progress = Callable[[int, int], None]
 """Told how many bytes of how many have been sent, all files together."""
 
 _SUFFIX = {"models": ".onnx", "runner": ".py"}
+_FOLDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _PIECE = 32768  # the most that every server takes in one request
 _HASH_RATE = 5e6  # bytes a second that the slowest device is trusted to hash
 _SEND_RATE = 1e5  # and the slowest link to carry
@@ -36,8 +37,11 @@ _SEND_RATE = 1e5  # and the slowest link to carry
 _LIST = f"""
 umask 077
 mkdir -p {ROOT}/models {ROOT}/runner {ROOT}/jobs && cd {ROOT} || exit 1
-find models runner -name '*.part' -mmin +60 -exec rm -f {{}} \\; 2>/dev/null
-for file; do [ -f "$file" ] && sha256sum "$file"; done
+find . -name '*.part' -mmin +60 -exec rm -f {{}} \\; 2>/dev/null
+for file; do
+  case $file in */*) mkdir -p "${{file%/*}}" || exit 1 ;; esac
+  [ -f "$file" ] && sha256sum "$file"
+done
 true
 """
 
@@ -63,23 +67,31 @@ class Payload:
     """SHA-256 of its content, lower-case hex."""
     size: int
     name: str
-    """Below the product's folder on the device: models/<digest>.onnx."""
+    """Below the product's folder on the device, its content's hash in it."""
 
     @classmethod
-    def of(cls, path: Path, folder: Literal["models", "runner"] = "models") -> Payload:
+    def of(cls, path: Path, folder: str = "models") -> Payload:
         """Read a file's size and hash.
+
+        It is called models/<digest>.onnx, runner/<digest>.py, or, in any other folder, by its own
+        file name: wheels/<digest>/<file name>.
 
         Raises:
             OSError: it cannot be read.
+            ValueError: the folder is none, or the file's name is not fit for a device.
         """
+        if not _FOLDER.fullmatch(folder) or not path.name.isprintable():
+            raise ValueError(f"{folder}/{path.name!r} cannot be a name on a device")
         digest = hashlib.sha256()
         size = 0
         with open(path, "rb") as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
                 size += len(piece)
-        name = f"{folder}/{digest.hexdigest()}{_SUFFIX[folder]}"
-        return cls(path, digest.hexdigest(), size, name)
+        whole = digest.hexdigest()
+        suffix = _SUFFIX.get(folder, f"/{path.name}")
+        name = f"{folder}/{whole}{suffix}"
+        return cls(path, whole, size, name)
 
 
 def upload(

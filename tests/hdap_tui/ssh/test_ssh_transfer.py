@@ -84,6 +84,21 @@ def test_a_damaged_file_on_the_device_is_replaced(
     assert on_device(server, one).read_bytes() == one.path.read_bytes()
 
 
+def test_a_wheel_keeps_its_name_and_folders_are_checked(
+    server: Sshd, connection: Connection, tmp_path: Path
+) -> None:
+    wheel = tmp_path / "some pkg-1.0-py3-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    one = Payload.of(wheel, "wheels")
+    assert one.name == f"wheels/{one.digest}/some pkg-1.0-py3-none-any.whl"
+    assert upload(connection, [one]) == (one,)
+    assert on_device(server, one).read_bytes() == b"a wheel"
+    assert upload(connection, [one]) == ()
+    for folder in ("..", "", "a/b", "A"):
+        with pytest.raises(ValueError, match="cannot be a name"):
+            Payload.of(wheel, folder)
+
+
 def test_an_empty_file_arrives_too(server: Sshd, connection: Connection, tmp_path: Path) -> None:
     one = payload(tmp_path, 0)
     upload(connection, [one])
