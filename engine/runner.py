@@ -2,7 +2,8 @@
 
     python3 runner.py JOBDIR            follow JOBDIR/request.json, append to JOBDIR/results.jsonl
     python3 runner.py --facts           print what this machine is, as one line of JSON
-    python3 runner.py --check M.onnx    load a model and run it once on zeros
+    python3 runner.py --check M.onnx SEED…   load a model, run it once on zeros, and on the input of
+                                        each seed; print what came out, in short
 
 Needs Python 3.8, numpy and onnxruntime, nothing else. Each block is a fresh process in which
 the models are timed in short turns, there and back again (A B B A), the next block beginning
@@ -30,6 +31,7 @@ VERSION = 1
 SAMPLES = 500  # samples a model and block that a result line holds at most
 ROUND = 3  # inferences of one model before it is the next one's turn
 DETAIL = 400  # characters of an error's text
+CHECKED, PICKED, SUMS = 8, 32, 4  # outputs, values and sums of each that a check tells
 
 # 95 % factors for a median of n normal values whose spread is estimated from the same n values
 # (|median| / (s / sqrt(n)), simulated with 1.2 million draws each), from n = 2; for n = 2 it is
@@ -965,15 +967,60 @@ def _hello(clock: float) -> dict[str, Any]:
     }
 
 
-def check(path: str) -> dict[str, Any]:
-    """Load a model, run it once on zeros, and return whether that worked."""
+def check(path: str, seeds: Sequence[int] = ()) -> dict[str, Any]:
+    """Load a model, run it on zeros and on each seed's input; return whether that worked.
+
+    `known` tells of every seed what came out, short enough to be compared elsewhere.
+    """
     try:
         session = make_session(os.path.expanduser(path), 1, "CPUExecutionProvider")
         outputs = session.run(None, make_feed(session, 1, None))
+        known = [
+            [fingerprint(v) for v in session.run(None, make_feed(session, 1, seed))[:CHECKED]]
+            for seed in seeds
+        ]
     except Exception as error:
         return {"ok": False, "error": _model_error(error).kind, "detail": _detail(error)}
     shapes = [list(getattr(v, "shape", ())) for v in outputs]
-    return {"ok": True, "outputs": shapes, "digest": _sha256(os.path.expanduser(path))}
+    digest = _sha256(os.path.expanduser(path))
+    return {"ok": True, "outputs": shapes, "digest": digest, "known": known}
+
+
+def fingerprint(value: Any) -> dict[str, Any]:
+    """Return an output in a few numbers: any value that is another moves some of them.
+
+    `values` are picked evenly; each of `sums` adds up all values with signs of its own and is
+    divided by the root of their number; `top` has, of the first rows of a table, where its
+    largest value is and by how much it leads.
+    """
+    import numpy
+
+    whole = numpy.asarray(value)
+    found: dict[str, Any] = {"shape": list(whole.shape)}
+    if whole.dtype.kind not in "biuf" or not whole.size:
+        return found
+    whole = whole.astype("float64")
+    fit = numpy.isfinite(whole)
+    whole = numpy.where(fit, whole, 0.0)
+    flat = whole.ravel()
+    picked = numpy.linspace(0, flat.size - 1, min(flat.size, PICKED)).astype("int64")
+    found["not_finite"] = int(fit.size - fit.sum())
+    found["scale"] = _short(numpy.sqrt(numpy.mean(flat * flat)))
+    found["values"] = [_short(v) for v in flat[picked]]
+    found["sums"] = []
+    for seed in range(SUMS):
+        signs = numpy.resize(numpy.sign(_uniform(min(flat.size, 65521), seed) - 0.5), flat.size)
+        found["sums"].append(_short(flat @ signs / math.sqrt(flat.size)))
+    if whole.ndim == 2 and whole.shape[1] > 1:
+        rows = numpy.sort(whole[:PICKED], axis=1)
+        leads = rows[:, -1] - rows[:, -2]
+        places = numpy.argmax(whole[:PICKED], axis=1)
+        found["top"] = [[int(p), _short(v)] for p, v in zip(places, leads)]  # noqa: B905
+    return found
+
+
+def _short(value: Any) -> float:
+    return float(f"{value:.7g}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -982,14 +1029,14 @@ def main(arguments: Sequence[str]) -> int:
         block_main()
     elif list(arguments) == ["--facts"]:
         print(json.dumps(facts()))
-    elif len(arguments) == 2 and arguments[0] == "--check":
-        answer = check(arguments[1])
+    elif len(arguments) >= 2 and arguments[0] == "--check":
+        answer = check(arguments[1], [int(seed) for seed in arguments[2:]])
         print(json.dumps(answer))
         return 0 if answer["ok"] else 1
     elif len(arguments) == 1 and os.path.isdir(arguments[0]):
         return Run(arguments[0])()
     else:
-        print("usage: runner.py JOBDIR | --facts | --check MODEL.onnx", file=sys.stderr)
+        print("usage: runner.py JOBDIR | --facts | --check MODEL.onnx [SEED ...]", file=sys.stderr)
         return 2
     return 0
 
