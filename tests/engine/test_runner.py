@@ -411,9 +411,16 @@ def test_check_tells_whether_a_model_runs(tmp_path: Path) -> None:
     good.write_bytes(RELU)
     bad.write_bytes(b"no")
     command = [sys.executable, str(RUNNER), "--check"]
-    fine = subprocess.run([*command, str(good)], capture_output=True, text=True)
+    fine = subprocess.run([*command, str(good), "1", "2"], capture_output=True, text=True)
     assert fine.returncode == 0
-    assert json.loads(fine.stdout) == {"ok": True, "outputs": [[1, 8]], "digest": digest(RELU)}
+    told = json.loads(fine.stdout)
+    known = told.pop("known")
+    assert told == {"ok": True, "outputs": [[1, 8]], "digest": digest(RELU)}
+    (first,), (second,) = known
+    assert first["shape"] == [1, 8]
+    assert first["values"] != second["values"]
+    assert first["top"][0][0] == first["values"].index(max(first["values"]))
+    assert runner.check(str(good), [1])["known"] == [[first]]
     answer = runner.check(str(bad))
     assert (answer["ok"], answer["error"]) == (False, "model")
     assert runner.check(str(tmp_path / "none.onnx"))["ok"] is False
