@@ -36,8 +36,14 @@ QUICK = Timeouts(
     connect=5, handshake=5, auth=5, channel=5, command=10, stall=5, total=8, dead_after=6
 )
 _PORTS = range(20000, 32000)  # below those that the system hands out to clients
-_MENDED = {"PidFile": "none", "UsePAM": "no", "StrictModes": "no", "UseDNS": "no"}
-_KEYS_ONLY = {"PasswordAuthentication": "no", "KbdInteractiveAuthentication": "no"}
+_USUAL = {
+    "PidFile": "none",
+    "UsePAM": "no",
+    "StrictModes": "no",
+    "UseDNS": "no",
+    "PasswordAuthentication": "no",
+    "KbdInteractiveAuthentication": "no",
+}
 
 
 def missing() -> str:
@@ -64,6 +70,7 @@ class Sshd:
     kinds: tuple[str, ...] = ("ed25519",)
     jump: Sshd | None = None
     """The server that `target` goes through."""
+    wrap: tuple[str, ...] = ()
     host: str = HOST
     user: str = field(default_factory=getpass.getuser)
     _process: subprocess.Popen[bytes] | None = None
@@ -120,7 +127,7 @@ class Sshd:
         tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*tied, SSHD, "-D", "-e", "-f", str(self.folder / "config")],
+                [*tied, *self.wrap, SSHD, "-D", "-e", "-f", str(self.folder / "config")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -174,7 +181,7 @@ class Sshd:
     def running(self) -> list[Process]:
         """Return what runs on the device, whether or not its connection still stands."""
         mark = f"HOME={self.home}".encode()
-        return [one for one in processes() if one.command and mark in _environment(one.pid)]
+        return [one for one in processes() if one.command and mark in environment(one.pid)]
 
     def cut(self) -> None:
         """End every connection, as a reset does; what was started detached goes on."""
@@ -205,25 +212,26 @@ def start_sshds(
     kinds: tuple[str, ...] = ("ed25519",),
     sftp: bool = True,
     name: str = "real",
+    wrap: Sequence[str] = (),
 ) -> list[Sshd]:
     """Start that many servers; they are called real-1, real-2, … and share one client key.
 
-    `options` are sshd's own by the number of the server, from 0. Those behind a `jump` are
-    reached through it, and their key and known hosts file are the jump server's.
+    `options` are sshd's own by the number of the server, from 0; SetEnv adds to the environment.
+    Those behind a `jump` are reached through it, and their key and known hosts file are its own.
+    `wrap` is put before the command that starts a server and must run it in its own place.
     """
-    shared = jump.folder if jump is not None else folder
     folder.mkdir(parents=True, exist_ok=True)
     identity = jump.identity if jump is not None else folder / "id"
     if not identity.exists():
         make_key(identity)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
-    known_hosts = jump.known_hosts if jump is not None else shared / "known_hosts"
+    known_hosts = jump.known_hosts if jump is not None else folder / "known_hosts"
     started = []
     for number, port in enumerate(free_ports(count)):
         server = Sshd(
             f"{name}-{number + 1}", folder / f"{name}-{number + 1}", port, identity, known_hosts,
-            dict((options or {}).get(number, {})), kinds, jump,
+            dict((options or {}).get(number, {})), kinds, jump, tuple(wrap),
         )  # fmt: skip
         server.home.mkdir(parents=True, exist_ok=True)
         for kind in kinds:
@@ -246,25 +254,19 @@ def start_sshd(folder: Path, options: Mapping[str, str] | None = None, **more: A
 
 def _config(server: Sshd, sftp: bool) -> str:
     values = {
+        "Port": str(server.port),
+        "ListenAddress": HOST,
+        "AuthorizedKeysFile": f"{server.identity}.pub",
+        **_USUAL,
         **server.options,
-        **{
-            key: value
-            for key, value in {
-                "Port": str(server.port),
-                "ListenAddress": HOST,
-                "AuthorizedKeysFile": f"{server.identity}.pub",
-                **_MENDED,
-                **_KEYS_ONLY,
-            }.items()
-            if key not in server.options
-        },
     }
+    more = values.pop("SetEnv", "")
     lines = [f"{key} {value}" for key, value in values.items()]
     lines += [f"HostKey {server.folder}/host_{kind}" for kind in server.kinds]
     if sftp:
         lines.append(f"Subsystem sftp internal-sftp -d {server.home}")
-    # Set last by sshd, so that it goes before the account's own home.
-    lines.append(f"SetEnv HOME={server.home}")
+    # Set last by sshd, so that it goes before the account's own home; only one such line counts.
+    lines.append(f"SetEnv HOME={server.home} {more}")
     return "\n".join(lines) + "\n"
 
 
@@ -369,7 +371,8 @@ def _command(pid: int) -> bytes:
     return b""
 
 
-def _environment(pid: int) -> list[bytes]:
+def environment(pid: int) -> list[bytes]:
+    """Return the environment that a process was started with; empty where nobody may know."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return []

@@ -66,6 +66,7 @@ class Connection:
         self.host_key = host_key
         self.transport = transport
         self.opened = time.monotonic()
+        self._served = False
 
     @property
     def alive(self) -> bool:
@@ -136,8 +137,7 @@ class Connection:
     def channel(self, deadline: Deadline) -> Iterator[Any]:
         """Give a session channel, closed at the end; errors inside come out classified."""
         try:
-            limit = deadline.left(self.target.timeouts.channel)
-            channel = self.transport.open_session(timeout=limit)
+            channel = self._open_session(deadline.within(self.target.timeouts.channel))
             try:
                 yield channel
             finally:
@@ -148,6 +148,23 @@ class Connection:
             if not self.alive and not isinstance(error, DeviceError | TimeoutError):
                 error = EOFError()
             raise classify(error, self.where) from error
+
+    def _open_session(self, deadline: Deadline) -> Any:
+        """Open a channel; where the server allows but few at once, wait for one to end.
+
+        A server learns a little later than we do that a session has ended.
+        """
+        pause = 0.01
+        while True:
+            try:
+                channel = self.transport.open_session(timeout=deadline.left())
+                self._served = True
+                return channel
+            except paramiko.ChannelException:
+                if not self._served or deadline.left() <= pause:
+                    raise
+            deadline.within(pause).rest()
+            pause = min(2 * pause, 0.25)
 
     def accepted(self, channel: Any, ask: Callable[[], None], deadline: Deadline) -> None:
         """Make a request of a channel; paramiko by itself would wait for the answer for ever.

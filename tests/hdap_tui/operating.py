@@ -35,11 +35,12 @@ class Site:
         return self.lab.state / "jobs"
 
 
-def caller(site: Site, capsys: pytest.CaptureFixture[str]) -> Hdap:
+def caller(site: Site | Path, capsys: pytest.CaptureFixture[str]) -> Hdap:
     """Return what runs a command with --json: exit status, document, standard error."""
+    file = site if isinstance(site, Path) else site.file
 
     def call(*arguments: str) -> tuple[int, Any, str]:
-        status = run(["--config", str(site.file), *arguments, "--json"], lambda _context: 0)
+        status = run(["--config", str(file), *arguments, "--json"], lambda _context: 0)
         captured = capsys.readouterr()
         return status, json.loads(captured.out) if captured.out else None, captured.err
 

@@ -1,0 +1,144 @@
+"""A fleet of real OpenSSH servers, from the command line: everything that a fleet is for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from left_over import nothing_left
+from operating import Hdap, caller, network
+from sshd import Sshd, fleet_toml
+
+from hdap_tui.errors import ExitCode
+
+MORE = """
+[[models]]
+name = "slow"
+path = "slow.onnx"
+[[models]]
+name = "tiny"
+path = "tiny.onnx"
+probe = true
+[benchmark]
+runs = 5
+warmup_runs = 1
+warmup_s = 0.0
+block_s = 0.02
+blocks_min = 2
+blocks_max = 2
+interval_percent = 1000
+time_limit_s = 30
+[deploy]
+first = 1
+blocks = 2
+margin_percent = 5
+"""
+TIGHT = {
+    0: {"MaxSessions": "1"},
+    1: {"MaxStartups": "1:100:1"},
+    2: {"MaxSessions": "1", "MaxStartups": "2:100:2"},
+}
+
+
+@pytest.fixture(scope="module")
+def servers(make_sshds: Callable[..., list[Sshd]]) -> list[Sshd]:
+    return make_sshds(8, options=TIGHT)
+
+
+@pytest.fixture(scope="module")
+def file(servers: list[Sshd], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    network(folder / "slow.onnx", layers=4)
+    network(folder / "fast.onnx", layers=1)
+    network(folder / "tiny.onnx", layers=1, note="a probe")
+    path = folder / "fleet.toml"
+    path.write_text(fleet_toml(servers, folder / "state", sys.executable, MORE))
+    return path
+
+
+@pytest.fixture
+def hdap(file: Path, capsys: pytest.CaptureFixture[str]) -> Hdap:
+    return caller(file, capsys)
+
+
+@pytest.fixture(autouse=True)
+def tidy(servers: list[Sshd], file: Path) -> Iterator[None]:
+    with nothing_left(servers=servers, state=file.parent / "state"):
+        yield
+
+
+def states(hdap: Hdap) -> dict[str, str]:
+    return {d["name"]: d["state"] for d in hdap("devices", "list")[1]["devices"]}
+
+
+def names(servers: list[Sshd]) -> set[str]:
+    return {server.name for server in servers}
+
+
+def measured(document: Any, model: str) -> set[str]:
+    return {
+        one["device"]
+        for one in document["measurements"]
+        if one["model"] == model and not one["error"] and one["median_ms"] > 0
+    }
+
+
+def test_every_device_answers_whatever_its_limits_are(hdap: Hdap, servers: list[Sshd]) -> None:
+    status, document, _ = hdap("devices", "check")
+    assert status == ExitCode.DONE, document
+    assert {one["name"] for one in document["devices"] if one["ok"]} == names(servers)
+    assert set(states(hdap).values()) == {"ok"}
+
+
+def test_a_sweep_measures_every_device_whatever_its_limits_are(
+    hdap: Hdap, servers: list[Sshd]
+) -> None:
+    status, document, _ = hdap("sweep")
+    assert status == ExitCode.DONE, document
+    assert measured(document, "tiny") == measured(document, "slow") == names(servers)
+    assert not any(one["emulated"] for one in document["measurements"])
+    assert set(states(hdap).values()) == {"ok"}
+
+
+def test_two_devices_off_and_one_with_another_key_cost_only_themselves(
+    hdap: Hdap, servers: list[Sshd]
+) -> None:
+    off, silent, changed = servers[3:6]
+    off.stop()
+    silent.freeze()
+    changed.restart(new_host_key=True)
+    try:
+        status, document, _ = hdap("bench", "tiny")
+    finally:
+        off.restart()
+        silent.thaw()
+    assert status == ExitCode.PARTLY
+    wrong = {one["device"]: one["error"] for one in document["measurements"] if one["error"]}
+    assert wrong == {
+        off.name: "refused",
+        silent.name: "timeout",
+        changed.name: "host key changed",
+    }
+    assert measured(document, "tiny") == names(servers) - set(wrong)
+    shown = states(hdap)
+    assert {name for name, state in shown.items() if state == "off"} == set(wrong)
+
+    status, accepted, _ = hdap("devices", "trust", "--yes")
+    assert status == ExitCode.DONE
+    assert accepted["accepted"] == {changed.name: changed.host_key().fingerprint}
+    assert hdap("devices", "check")[0] == ExitCode.DONE
+    assert set(states(hdap).values()) == {"ok"}
+
+
+def test_a_deployment_reaches_every_device(hdap: Hdap, servers: list[Sshd], file: Path) -> None:
+    hdap("bench", str(file.parent / "fast.onnx"), "--select", servers[7].name)
+    status, document, said = hdap("deploy", "fast", "--yes")
+    assert status == ExitCode.DONE, (document, said)
+    shown = hdap("devices", "list")[1]["devices"]
+    assert {one["model"] for one in shown} == {"fast"}
+    for server in servers:
+        current = server.home / ".hdap" / "current"
+        assert current.resolve().read_bytes() == (file.parent / "fast.onnx").read_bytes()
