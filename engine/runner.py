@@ -1032,6 +1032,7 @@ def main(arguments: Sequence[str]) -> int:
     elif len(arguments) >= 2 and arguments[0] == "--check":
         answer = check(arguments[1], [int(seed) for seed in arguments[2:]])
         print(json.dumps(answer))
+        print(answer.get("detail", ""), end="", file=sys.stderr)
         return 0 if answer["ok"] else 1
     elif len(arguments) == 1 and os.path.isdir(arguments[0]):
         return Run(arguments[0])()

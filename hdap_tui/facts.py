@@ -21,14 +21,16 @@ exec "$python" "$runner" "$@"
 """
 
 
-def ask_runner(connection: Connection, runner: Payload, *arguments: str) -> bytes:
+def ask_runner(connection: Connection, runner: Payload, *arguments: str, **options: Any) -> bytes:
     """Run the uploaded runner on a device in one of its short modes; return what it prints.
+
+    Options are those of `ask`.
 
     Raises:
         DeviceError: it cannot be run, or its answer is too long.
     """
     python = connection.target.python
-    return ask(connection, _RUNNER, python, runner.name, *arguments, limit=65536)
+    return ask(connection, _RUNNER, python, runner.name, *arguments, limit=65536, **options)
 
 
 def gather(connection: Connection) -> dict[str, Any]:

@@ -21,11 +21,13 @@ def ask(
     stdin: bytes = b"",
     timeout: float | None = None,
     limit: int = OUTPUT_LIMIT,
+    leash: bool = False,
     cancelled: Callable[[], bool] = never,
 ) -> bytes:
     """Run a script in the home folder with its arguments as $1, $2, …; return what it prints.
 
-    What the login shell prints by itself comes before a mark and is left out.
+    What the login shell prints by itself comes before a mark and is left out. On the leash it
+    has no input, and ends with all its children when the channel does.
 
     Raises:
         DeviceError: as `Connection.call`; garbage where the mark is missing.
@@ -34,8 +36,9 @@ def ask(
     text = f"cd || exit 1\necho; echo {mark}\n{script}"
     words = " ".join(map(shlex.quote, ("sh", "-c", text, "hdap", *arguments)))
     done = connection.call(
-        f"exec {words}", stdin=stdin, timeout=timeout, limit=limit + 65536, cancelled=cancelled
-    )
+        f"exec {words}", stdin=stdin, timeout=timeout, limit=limit + 65536, leash=leash,
+        cancelled=cancelled,
+    )  # fmt: skip
     _, found, answer = done.out.partition(f"\n{mark}\n".encode())
     if not found or len(answer) > limit or done.dropped:
         raise DeviceError(
