@@ -282,6 +282,7 @@ def fleet_toml(servers: Sequence[Sshd], state: Path, python: str, extra: str = "
         f"known_hosts = {json.dumps(str(first.known_hosts))}",
         f"user = {json.dumps(first.user)}",
         f"python = {json.dumps(python)}",
+        "connect_timeout_s = 3",
         "[host_groups.here]",
         f"cores = {os.cpu_count() or 1}",
     ]
