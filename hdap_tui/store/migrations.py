@@ -41,6 +41,64 @@ def m002_facts(db: Database) -> None:
     db.executescript(_FACTS)
 
 
+@migrations()
+def m003_staged_deployments(db: Database) -> None:
+    """Deployments in stages that can be taken up again, with a journal of every step."""
+    db.executescript(_STAGED)
+
+
+_STAGED = """
+-- The same table with one more state, and with what a later process needs to go on.
+CREATE TABLE deployments_staged (
+    id INTEGER PRIMARY KEY,
+    model_id INTEGER NOT NULL REFERENCES models (id),
+    state TEXT NOT NULL CHECK (
+        state IN ('running', 'interrupted', 'finished', 'partly', 'failed', 'rolled back')
+    ),
+    started_at TEXT NOT NULL,
+    finished_at TEXT NOT NULL DEFAULT '',
+    speedup REAL,
+    low REAL,
+    high REAL,
+    verdict TEXT NOT NULL DEFAULT '',
+    -- what the locks on the devices say
+    token TEXT NOT NULL DEFAULT '',
+    options TEXT NOT NULL DEFAULT '{}',
+    -- the stage that is worked on, from 1
+    stage INTEGER NOT NULL DEFAULT 0,
+    -- why the rest was left out
+    stopped TEXT NOT NULL DEFAULT ''
+);
+INSERT INTO deployments_staged (
+    id, model_id, state, started_at, finished_at, speedup, low, high, verdict
+) SELECT id, model_id, state, started_at, finished_at, speedup, low, high, verdict
+FROM deployments;
+DROP TABLE deployments;
+ALTER TABLE deployments_staged RENAME TO deployments;
+
+ALTER TABLE deployment_devices ADD COLUMN stage INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE deployment_devices ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+-- the step that is being done or was done last
+ALTER TABLE deployment_devices ADD COLUMN step TEXT NOT NULL DEFAULT '';
+-- empty: undecided
+ALTER TABLE deployment_devices ADD COLUMN outcome TEXT NOT NULL DEFAULT ''
+    CHECK (outcome IN ('', 'kept', 'going back', 'back', 'failed'));
+-- the block medians of old and new that the verdict comes from
+ALTER TABLE deployment_devices ADD COLUMN proof TEXT NOT NULL DEFAULT '';
+UPDATE deployment_devices SET outcome = CASE WHEN switched THEN 'kept' ELSE 'failed' END;
+
+CREATE TABLE deployment_steps (
+    id INTEGER PRIMARY KEY,
+    deployment_id INTEGER NOT NULL REFERENCES deployments (id),
+    device_id INTEGER NOT NULL REFERENCES devices (id),
+    at TEXT NOT NULL,
+    step TEXT NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('begun', 'done', 'failed')),
+    text TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX deployment_steps_by_device ON deployment_steps (deployment_id, device_id);
+"""
+
 _FACTS = """
 -- One row whenever a device's facts changed; the latest is in force.
 CREATE TABLE device_facts (

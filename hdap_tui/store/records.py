@@ -14,6 +14,9 @@ DeviceState = Literal["unknown", "ok", "busy", "failed", "off"]
 AlertState = Literal["firing", "acknowledged", "resolved"]
 JobState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
 Scope = Literal["device", "cluster", "fleet"]
+DeploymentState = Literal["running", "interrupted", "finished", "partly", "failed", "rolled back"]
+Outcome = Literal["", "kept", "going back", "back", "failed"]
+"""What was decided for a device of a deployment; empty: nothing yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +183,18 @@ class DeploymentRow:
     id: int
     model: str
     previous: str
-    state: Literal["running", "finished", "partly", "failed", "rolled back"]
+    state: DeploymentState
     started_at: str
     finished_at: str = ""
+    stage: int = 0
+    """The stage that is worked on or was the last, from 1."""
+    stages: int = 0
+    stopped: str = ""
+    """Why the rest was left out."""
     devices: int = 0
     switched: int = 0
+    failed: int = 0
+    """Devices on which something went wrong."""
     speedup: float | None = None
     low: float | None = None
     high: float | None = None
@@ -199,6 +209,10 @@ class DeploymentDevice:
     device: str
     previous: str = ""
     """Digest of the model that ran before; empty where none did."""
+    stage: int = 1
+    step: str = ""
+    """What is being done on it, or was done last."""
+    outcome: Outcome = ""
     switched: bool = False
     speedup: float | None = None
     low: float | None = None
@@ -208,6 +222,17 @@ class DeploymentDevice:
     """Class of what went wrong; empty when nothing did."""
     detail: str = ""
     at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentStep:
+    """One line of a deployment's journal, never rewritten."""
+
+    at: str
+    device: str
+    step: str
+    phase: Literal["begun", "done", "failed"]
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
