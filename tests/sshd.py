@@ -270,8 +270,17 @@ def _config(server: Sshd, sftp: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fleet_toml(servers: Sequence[Sshd], state: Path, python: str, extra: str = "") -> str:
-    """Return a `fleet.toml` of servers; `extra` is more of the same language, put behind it."""
+def fleet_toml(
+    servers: Sequence[Sshd],
+    state: Path,
+    python: str,
+    extra: str = "",
+    own: Mapping[str, str] | None = None,
+) -> str:
+    """Return a `fleet.toml` of servers; `extra` is more of the same language, put behind it.
+
+    `own` are further lines of single devices, by name.
+    """
     first = servers[0]
     parts = [
         "[fleet]",
@@ -293,6 +302,7 @@ def fleet_toml(servers: Sequence[Sshd], state: Path, python: str, extra: str = "
             f"host = {json.dumps(server.host)}",
             f"port = {server.port}",
             'host_group = "here"',
+            (own or {}).get(server.name, ""),
         ]
     return "\n".join((*parts, extra, ""))
 

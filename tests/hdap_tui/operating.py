@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,3 +73,62 @@ def network(path: Path, layers: int, note: str = "") -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save(model, path)
     return path
+
+
+QUICK = """
+[benchmark]
+runs = 5
+warmup_runs = 1
+warmup_s = 0.0
+block_s = 0.02
+blocks_min = 1
+blocks_max = 1
+interval_percent = 1000
+time_limit_s = 20
+lease_s = 5
+[[models]]
+name = "slow"
+path = "slow.onnx"
+[[models]]
+name = "tiny"
+path = "tiny.onnx"
+probe = true
+"""
+"""Settings under which a visit takes a second; the models are those of `make_models`."""
+
+
+def make_models(folder: Path) -> None:
+    """Write the models that QUICK names, and one that can be deployed over the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network(folder / "slow.onnx", layers=4)
+    network(folder / "fast.onnx", layers=1)
+    network(folder / "tiny.onnx", layers=1, note="a probe")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command came to."""
+
+    status: int
+    data: Any
+    """The JSON document; None where there is none."""
+    said: str
+    """Standard error."""
+
+
+def hdap(file: Path, *arguments: str) -> Ended:
+    """Run a command with --json in this process, as the command line would."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run(["--config", str(file), *arguments, "--json"], lambda _context: 0)
+    return Ended(status, json.loads(out.getvalue()) if out.getvalue() else None, err.getvalue())
+
+
+def listed(file: Path) -> dict[str, dict[str, Any]]:
+    """Return what `devices list` says of every device, by its name."""
+    return {one["name"]: one for one in hdap(file, "devices", "list").data["devices"]}
+
+
+def errors(ended: Ended) -> dict[str, str]:
+    """Return the class of what went wrong by device, empty for a good measurement."""
+    return {one["device"]: one["error"] for one in ended.data["measurements"]}
