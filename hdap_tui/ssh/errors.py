@@ -60,9 +60,11 @@ _EXIT = {
 class DeviceError(UserError):
     """Something went wrong with one device; its text is one sentence."""
 
-    def __init__(self, kind: ErrorKind, text: str) -> None:
+    def __init__(self, kind: ErrorKind, text: str, behind: str = "") -> None:
         super().__init__(text)
         self.kind = kind
+        self.behind = behind
+        """The jump host that failed, where it was not the device itself."""
         self.exit_code = _EXIT.get(kind, ExitCode.FAILED)
 
     @property

@@ -17,12 +17,20 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 
-USER_FILE = Path("~/.ssh/known_hosts")
+USUAL_FILES = (
+    Path("~/.ssh/known_hosts"),
+    Path("~/.ssh/known_hosts2"),
+    Path("/etc/ssh/ssh_known_hosts"),
+    Path("/etc/ssh/ssh_known_hosts2"),
+)
+"""Where ssh looks by itself."""
+ACCEPT = "hdap devices trust"
+"""The command that accepts a host key."""
 
 
 @dataclass(frozen=True)
@@ -45,73 +53,96 @@ class HostKey:
 
 
 def host_name(host: str, port: int) -> str:
-    """Return the host as a known_hosts file names it."""
-    return host.lower() if port == 22 else f"[{host.lower()}]:{port}"
+    """Return the host as a known_hosts file names it; an alias has no port, so 0."""
+    return host.lower() if port in (0, 22) else f"[{host.lower()}]:{port}"
 
 
-@dataclass
 class _Index:
-    """One file."""
+    """One file. What a line holds is looked into when somebody asks for it."""
 
-    plain: dict[str, set[HostKey]] = field(default_factory=dict)
-    hashed: list[tuple[bytes, bytes, HostKey]] = field(default_factory=list)
-    patterns: list[tuple[list[tuple[bool, re.Pattern[str]]], HostKey]] = field(default_factory=list)
-    revoked: set[str] = field(default_factory=set)
-    skipped: int = 0
+    def __init__(self) -> None:
+        self.plain: dict[str, list[tuple[str, str]]] = {}
+        self.hashed: dict[str, list[tuple[str, str]]] = {}
+        """By key, since each has a salt of its own: then one hash proves what a server shows."""
+        self.patterns: list[tuple[list[tuple[bool, re.Pattern[str]]], HostKey]] = []
+        self.revoked: set[str] = set()
+        self._scanned: dict[str, set[HostKey]] = {}
 
-    def add_line(self, line: str) -> None:
-        parts = line.split()
-        if not parts or parts[0].startswith("#"):
-            return
-        mark = parts.pop(0) if parts[0].startswith("@") else ""
-        if len(parts) < 3 or mark == "@cert-authority" or not _is_key(parts[2]):
-            self.skipped += 1
-            return
-        names, key = parts[0], HostKey(parts[1], parts[2])
-        if mark == "@revoked":
-            self.revoked.add(key.base64)
-        elif mark:
-            self.skipped += 1
-        elif names.startswith("|1|"):
-            self._add_hashed(names, key)
-        elif any(c in names for c in "*?!"):
-            self.patterns.append(([_pattern(n) for n in names.split(",") if n], key))
-        else:
-            for name in names.split(","):
-                self.plain.setdefault(name.lower(), set()).add(key)
+    def add(self, text: str) -> None:
+        """Take in the lines of a file; those that make no sense are skipped, as ssh does."""
+        for line in text.splitlines():
+            parts = line.split(None, 3)
+            if len(parts) < 3 or line.lstrip().startswith("#"):
+                continue
+            names, kind, blob = parts[:3]
+            if names[0] == "@":
+                marked = line.split(None, 4)
+                if names == "@revoked" and len(marked) > 3 and _is_key(marked[3]):
+                    self.revoked.add(marked[3])
+            elif names.startswith("|1|"):
+                self.hashed.setdefault(blob, []).append((names, kind))
+            elif "*" in names or "?" in names or "!" in names:
+                if _is_key(blob):
+                    patterns = [_pattern(name) for name in names.split(",") if name]
+                    self.patterns.append((patterns, HostKey(kind, blob)))
+            else:
+                for name in names.lower().split(","):
+                    self.plain.setdefault(name, []).append((kind, blob))
 
-    def _add_hashed(self, names: str, key: HostKey) -> None:
-        try:
-            salt, digest = (base64.b64decode(part) for part in names[3:].split("|"))
-        except (ValueError, binascii.Error):
-            self.skipped += 1
-            return
-        self.hashed.append((salt, digest, key))
+    def has(self, name: str, key: HostKey) -> bool:
+        """Whether a line gives this key to the host."""
+        if key in self.clear(name):
+            return True
+        return any(
+            kind == key.type and _stands_for(names, name)
+            for names, kind in self.hashed.get(key.base64, ())
+        )
 
-    def lookup(self, name: str) -> set[HostKey]:
-        found = set(self.plain.get(name, ()))
-        for salt, digest, key in self.hashed:
-            if hmac.compare_digest(hmac.digest(salt, name.encode(), "sha1"), digest):
-                found.add(key)
+    def clear(self, name: str) -> set[HostKey]:
+        """Return the host's keys in lines that are not hashed."""
+        found = {HostKey(kind, blob) for kind, blob in self.plain.get(name, ()) if _is_key(blob)}
         for patterns, key in self.patterns:
             hits = [negated for negated, pattern in patterns if pattern.fullmatch(name)]
             if hits and not any(hits):
                 found.add(key)
         return found
 
+    def lookup(self, name: str) -> set[HostKey]:
+        """Return all of the host's keys; takes a hash for every hashed line, the first time."""
+        if name not in self._scanned:
+            self._scanned[name] = {
+                HostKey(kind, blob)
+                for blob, lines in self.hashed.items()
+                for names, kind in lines
+                if _stands_for(names, name) and _is_key(blob)
+            }
+        return self.clear(name) | self._scanned[name]
+
+
+def _stands_for(hashed: str, name: str) -> bool:
+    """Whether a hashed name, |1|salt|digest, is that of the host."""
+    try:
+        salt, digest = (binascii.a2b_base64(part) for part in hashed[3:].split("|"))
+    except (ValueError, binascii.Error):
+        return False
+    return hmac.compare_digest(hmac.digest(salt, name.encode(), "sha1"), digest)
+
 
 def _is_key(blob: str) -> bool:
     try:
-        base64.b64decode(blob, validate=True)
+        return bool(binascii.a2b_base64(blob, strict_mode=True))
     except (ValueError, binascii.Error):
         return False
-    return True
 
 
 def _pattern(name: str) -> tuple[bool, re.Pattern[str]]:
     negated = name.startswith("!")
     text = re.escape(name.lstrip("!").lower()).replace(r"\*", ".*").replace(r"\?", ".")
     return negated, re.compile(text)
+
+
+_indices: dict[Path, tuple[object, _Index]] = {}  # each file is read once for all
+_reading = threading.Lock()
 
 
 class KnownHosts:
@@ -121,58 +152,63 @@ class KnownHosts:
     changed meanwhile, by another process too, is read again.
     """
 
-    def __init__(self, fleet: Path, others: Sequence[Path] = (USER_FILE,)) -> None:
+    def __init__(self, fleet: Path, others: Sequence[Path] | None = None) -> None:
+        """Without `others`, the files that ssh reads by itself."""
         self.fleet = fleet
-        self._files = [fleet, *(path.expanduser() for path in others)]
-        self._read: dict[Path, tuple[object, _Index]] = {}
-        self._lock = threading.Lock()
+        self.others = tuple(USUAL_FILES if others is None else others)
+        self._files = [fleet, *(path.expanduser() for path in self.others)]
 
-    def _indices(self) -> Iterator[_Index]:
-        with self._lock:
-            for path in self._files:
-                try:
-                    stat = path.stat()
-                    stamp: object = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-                except OSError:
-                    stamp = None
-                if path not in self._read or self._read[path][0] != stamp:
-                    self._read[path] = (stamp, _read(path) if stamp else _Index())
-            indices = [self._read[path][1] for path in self._files]
-        yield from indices
+    def _read(self) -> list[_Index]:
+        return [_index_of(path) for path in self._files]
 
     def lookup(self, host: str, port: int) -> set[HostKey]:
         """Return the known keys of a host; none where it is unknown."""
         name = host_name(host, port)
-        for index in self._indices():
+        for index in self._read():
             if found := index.lookup(name):
                 return found
         return set()
 
-    def check(self, host: str, port: int, key: HostKey, where: str) -> None:
-        """Let a known key pass.
+    def types(self, host: str, port: int) -> list[str]:
+        """Return the types of the host's known keys, as far as no line is hashed."""
+        name = host_name(host, port)
+        for index in self._read():
+            if index.hashed and index is not _index_of(self.fleet):
+                return []  # it might stand there, and that is not worth a hash for every line
+            if found := index.lookup(name):
+                return sorted({key.type for key in found})
+        return []
+
+    def check(self, host: str, port: int, key: HostKey, where: str, accept: str = ACCEPT) -> None:
+        """Let a known key pass; `accept` is the command that accepts another.
 
         Raises:
             DeviceError: the key is unknown, is another than the known one, or was revoked.
         """
-        if any(key.base64 in index.revoked for index in self._indices()):
+        files = self._read()
+        if any(key.base64 in index.revoked for index in files):
             raise DeviceError(
                 ErrorKind.HOST_KEY_CHANGED,
                 f"{where}: its host key {key} was revoked; do not log in before you know why",
             )
-        known = self.lookup(host, port)
-        if key in known:
+        name = host_name(host, port)
+        for index in files:
+            if index.has(name, key):
+                return
+            if known := index.lookup(name):
+                expected = ", ".join(sorted(map(str, known)))
+                raise DeviceError(
+                    ErrorKind.HOST_KEY_CHANGED,
+                    f"{where}: its host key is now {key}, expected {expected}; if the device was"
+                    f" set up anew, check the fingerprint and accept it with: {accept}",
+                )
+        # ssh, too, takes a key that stands there without the port.
+        if port not in (0, 22) and any(i.has(host_name(host, 22), key) for i in files[1:]):
             return
-        if known:
-            expected = ", ".join(sorted(map(str, known)))
-            raise DeviceError(
-                ErrorKind.HOST_KEY_CHANGED,
-                f"{where}: its host key is now {key}, expected {expected}; if the device was set"
-                " up anew, check the fingerprint and accept it with hdap devices trust",
-            )
         raise DeviceError(
             ErrorKind.HOST_KEY_UNKNOWN,
-            f"{where}: its host key {key} is not known; check the fingerprint and accept it with"
-            " hdap devices trust",
+            f"{where}: its host key {key} is not known; check the fingerprint and accept it with:"
+            f" {accept}",
         )
 
     def trust(self, host: str, port: int, key: HostKey) -> None:
@@ -183,7 +219,7 @@ class KnownHosts:
         Raises:
             DeviceError: the key was revoked.
         """
-        if any(key.base64 in index.revoked for index in self._indices()):
+        if any(key.base64 in index.revoked for index in self._read()):
             raise DeviceError(
                 ErrorKind.HOST_KEY_CHANGED,
                 f"{host}:{port}: the key {key.fingerprint} was revoked and is never accepted;"
@@ -198,19 +234,27 @@ class KnownHosts:
             _replace(self.fleet, "\n".join(kept) + "\n")
 
 
+def _index_of(path: Path) -> _Index:
+    """Return what a file holds; it is read again where it has changed."""
+    try:
+        stat = path.stat()
+        stamp: object = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    except OSError:
+        stamp = None
+    with _reading:
+        if path not in _indices or _indices[path][0] != stamp:
+            index = _Index()
+            with contextlib.suppress(OSError):
+                index.add(_text(path) if stamp else "")
+            _indices[path] = (stamp, index)
+        return _indices[path][1]
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-
-
-def _read(path: Path) -> _Index:
-    index = _Index()
-    with contextlib.suppress(OSError):
-        for line in _text(path).splitlines():
-            index.add_line(line)
-    return index
 
 
 def _without(line: str, name: str) -> str | None:
@@ -219,9 +263,7 @@ def _without(line: str, name: str) -> str | None:
     if names.startswith(("#", "@")) or not rest:
         return line
     if names.startswith("|1|"):
-        single = _Index()
-        single.add_line(line)
-        return None if single.lookup(name) else line
+        return None if _stands_for(names, name) else line
     left = [n for n in names.split(",") if n.lower() != name]
     return f"{','.join(left)} {rest}" if left else None
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hdap_tui.ssh.config import SshConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +32,76 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
-    """One device, as the connections see it."""
+class Login:
+    """One SSH server, and what is offered to it."""
 
     name: str
-    """The device's name in the fleet."""
+    """What people call it: the device's name in the fleet, or the jump host as it was written."""
     host: str
     known_hosts: Path
     """The fleet's own file of host keys."""
     port: int = 22
+    """0: as the SSH configuration says, else 22."""
     user: str = "root"
+    """Empty: as the SSH configuration says, else whoever runs this."""
     identity: Path | None = None
-    """Private key file; without one, the agent's keys and the usual files are offered."""
+    """The only key to offer."""
+    certificate: Path | None = None
+    """Certificate of the key; one that lies beside its key is found by itself."""
+    password_command: str = ""
+    """Command on this machine whose first line of output is the password."""
+    ask_password: bool = False
+    """Whether the operator may be asked for a password."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    identities: tuple[Path, ...] = ()
+    """Keys to offer before others, where there is no only one; without any, the usual files."""
+    identities_only: bool = False
+    """Whether the agent's other keys are left alone."""
+    certificates: tuple[Path, ...] = ()
+    """Certificates of any of the keys."""
+    agent: str = ""
+    """Socket of the SSH agent; empty: as the environment says; "none": no agent."""
+    key_alias: str = ""
+    """Name under which its host key is known, in place of host and port."""
+    other_known_hosts: tuple[Path, ...] | None = None
+    """Further files of host keys, only read; None: those that ssh reads by itself."""
+
+    @property
+    def address(self) -> str:
+        """Host and port, for people."""
+        return f"{self.host}:{self.port or 22}"
+
+    @property
+    def place(self) -> str:
+        """Name and address, for sentences."""
+        return f"{self.name} ({self.address})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jump(Login):
+    """A jump host; devices with an equal one share its connection."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target(Login):
+    """One device, as the connections see it."""
+
     host_group: str = ""
     """Devices of one group share a machine; empty is a group of its own."""
     emulated: bool = False
     python: str = "python3"
     """The interpreter on the device that has ONNX Runtime; a leading ~/ is its home."""
+    jumps: tuple[Jump, ...] = ()
+    """Jump hosts on the way to it, the first to be reached first."""
+    config: SshConfig | None = None
+    """The SSH configuration that says what is left open here; None once it has been asked."""
+    proxy_jump: str = ""
+    """Jump hosts as written: "user@first:22,second", or "none"; empty: as `config` says."""
+    jump_identity: Path | None = None
+    """Key for jump hosts that the SSH configuration names no key for."""
 
     @property
-    def address(self) -> str:
-        """Host and port, for people."""
-        return f"{self.host}:{self.port}"
+    def place(self) -> str:
+        """Name, address and the way to it, for sentences."""
+        way = f" behind {self.jumps[-1].name}" if self.jumps else ""
+        return f"{self.name} ({self.address}{way})"
