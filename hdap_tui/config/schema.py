@@ -57,8 +57,9 @@ class Ssh(Section, frozen=True):
     """Seconds that a short command or one step of a transfer may take."""
     parallel: Count = 64
     """How many devices are worked on at once."""
-    python: Text = "python3"
-    """Python on the devices (3.8 or newer, with numpy and onnxruntime)."""
+    python: str = ""
+    """Python on the devices (3.8 or newer, with numpy and onnxruntime); left out: the environment
+    that "hdap devices provision" built, or else python3."""
 
 
 class DeviceEntry(Section, frozen=True):
