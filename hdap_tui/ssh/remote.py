@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
-from hdap_tui.ssh.scripts import ROOT, ask, lines_of
+from hdap_tui.ssh.scripts import PYTHON, ROOT, ask, lines_of
 from hdap_tui.ssh.sockets import never
 from hdap_tui.text import clean
 
@@ -35,7 +35,7 @@ alive() {
 }
 """
 
-_START = f"""
+_START = f"""{PYTHON}
 umask 077
 job={ROOT}/jobs/$1
 mkdir -p {ROOT}/jobs || exit 1
@@ -44,7 +44,7 @@ if [ -s "$job/pid" ] || [ -e "$job/results.jsonl" ]; then exit 0; fi
 mkdir -p "$job" && cat >"$job/request.part" || exit 1
 [ "$(wc -c <"$job/request.part")" -eq "$2" ] || exit 1
 mv -f "$job/request.part" "$job/request.json" && : >"$job/lease" || exit 1
-case $3 in "~/"*) python=$HOME/${{3#??}} ;; *) python=$3 ;; esac
+interpreter "$3"
 command -v setsid >/dev/null 2>&1 || setsid() {{ "$@"; }}
 setsid sh -c 'echo $$ >"$1/pid"; exec "$2" "$3" "$1"' \\
   sh "$PWD/$job" "$python" "$PWD/{ROOT}/$4" </dev/null >>"$job/runner.log" 2>&1 &

@@ -13,6 +13,19 @@ from hdap_tui.ssh.sockets import never
 ROOT = ".hdap"
 """Folder of everything on a device, in the user's home."""
 
+PYTHON = f"""
+interpreter() {{
+  case $1 in
+    "") python=$HOME/{ROOT}/environment/bin/python
+      if [ -x "$python" ]; then unset PYTHONPATH PYTHONHOME; else python=python3; fi ;;
+    "~/"*) python=$HOME/${{1#??}} ;;
+    *) python=$1 ;;
+  esac
+}}
+"""
+"""Shell function that sets `python` to the interpreter that a target's `python` means: where it is
+empty, that of the environment which provisioning built, or else the device's python3."""
+
 
 def ask(
     connection: Connection,

@@ -89,8 +89,9 @@ class Target(Login):
     host_group: str = ""
     """Devices of one group share a machine; empty is a group of its own."""
     emulated: bool = False
-    python: str = "python3"
-    """The interpreter on the device that has ONNX Runtime; a leading ~/ is its home."""
+    python: str = ""
+    """The interpreter on the device that has ONNX Runtime; a leading ~/ is its home; empty: that of
+    the environment which provisioning built, or else python3."""
     jumps: tuple[Jump, ...] = ()
     """Jump hosts on the way to it, the first to be reached first."""
     config: SshConfig | None = None
