@@ -52,7 +52,7 @@ class Watched:
 
     def on_devices(self) -> list[str]:
         """Return a line for everything that is left on a device."""
-        return [*self._running(), *self._job_folders()]
+        return [*self.running(), *self._job_folders()]
 
     def _here(self) -> Iterator[str]:
         now = _Own.now()
@@ -62,6 +62,10 @@ class Watched:
             yield f"{count} times open: {target}"
         for pid in now.children - self.own.children:
             yield f"process {pid}: {_command(pid)}"
+
+    def running(self) -> list[str]:
+        """Return a line for every process that is left on a device, detached or not."""
+        return list(self._running())
 
     def _running(self) -> Iterator[str]:
         wanted = {f"HOME={home}".encode(): home for home in self.homes}

@@ -5,7 +5,7 @@
 
 A server lets in the user who runs the tests, with the folder's key. Commands run with HOME set to
 the server's own home, relative paths of SFTP start there, and what runs on a "device" is found
-again by that. A server ends with the thread that started it, however that ends.
+again by that. A server ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,8 @@ class Sshd:
         """Start it, without waiting until it listens."""
         # A server that outlives a killed test run would hold its port for ever.
         tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*tied, *self.wrap, SSHD, "-D", "-e", "-f", str(self.folder / "config")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        command = [*tied, *self.wrap, SSHD, "-D", "-e", "-f", str(self.folder / "config")]
+        self._process = _STARTER.submit(_run, command, self.log).result()
 
     def wait(self) -> None:
         """Return once it listens."""
@@ -201,6 +197,15 @@ class Sshd:
         for pid in (self.pid, *sessions(self)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+_STARTER = ThreadPoolExecutor(1, "starter")
+"""Its thread lives as long as this process: what is tied to whoever started it ends with that."""
+
+
+def _run(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
 
 
 def start_sshds(
@@ -293,7 +298,7 @@ def fleet_toml(
         f"python = {json.dumps(python)}",
         "connect_timeout_s = 3",
         "[host_groups.here]",
-        f"cores = {os.cpu_count() or 1}",
+        "cores = 8",  # what tests time is short, and what they look at is no number
     ]
     for server in servers:
         parts += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,8 @@ def fleet_file(lab: LabInfo, folder: Path) -> Path:
     make_models(folder)
     file = folder / "fleet.toml"
     limits = "[ssh]\nconnect_timeout_s = 2\ncommand_timeout_s = 4\n"
-    file.write_text(fleet_toml(lab, QUICK).replace("[ssh]\n", limits))
+    text = re.sub(r"cores = \d+", "cores = 8", fleet_toml(lab, QUICK))
+    file.write_text(text.replace("[ssh]\n", limits))
     return file
 
 
