@@ -71,7 +71,9 @@ class Command:
         return cast("Runner", getattr(importlib.import_module(module), function))
 
 
-SELECT = Parameter("select", "Devices by name, pattern or tag=…; all where left out.")
+SELECT = Parameter(
+    "select", 'Devices: names, patterns, "tag=orin and not state=off"; all where left out.'
+)
 _ALERT = Parameter("alert", "Number of the alert.", kind="integer", positional=True, required=True)
 _JOB = Parameter("job", "Name of the job; the latest where left out.", positional=True)
 _MODEL = Parameter("model", "Name or digest of the model.", positional=True, required=True)

@@ -92,10 +92,14 @@ class Context:
     def select(self, expression: str | None = None) -> tuple[Device, ...]:
         """Return the devices that an expression names, in the fleet's order; all without one.
 
+        The language is that of `hdap_tui.config.selector`.
+
         Raises:
             SettingsError: it makes no sense, or names nothing.
         """
-        return self.settings.select(expression)
+        from hdap_tui.selection import select
+
+        return select(self.settings.devices, expression, lambda: self.store)
 
     def shown(self, device: str) -> str:
         """Return what to call a device where people read it: an emulated one says so."""

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -174,21 +173,6 @@ class Settings:
         hint = did_you_mean(name, [model.name for model in self.models])
         raise SettingsError(f'no model is called "{name}"; {hint}')
 
-    def select(self, expression: str | None = None) -> tuple[Device, ...]:
-        """Return the devices an expression names, in the fleet's order; all without one.
-
-        The expression is a list, apart by commas or blanks, of names, patterns ("edge-0*") and
-        tags ("tag=kitchen"); a device that any of them names is in.
-
-        Raises:
-            SettingsError: one of them names no device.
-        """
-        terms = (expression or "").replace(",", " ").split()
-        if not terms:
-            return self.devices
-        chosen = {device.name for term in terms for device in self._term(term)}
-        return tuple(device for device in self.devices if device.name in chosen)
-
     def missing(self) -> Iterator[str]:
         """Yield a sentence for every file or folder that the settings name and nobody finds."""
         keys = {device.identity for device in self.devices if not device.emulated}
@@ -199,24 +183,6 @@ class Settings:
         for what, path in files:
             if not path.exists():
                 yield f"{what}: {path} does not exist."
-
-    def _term(self, term: str) -> list[Device]:
-        key, equals, value = term.partition("=")
-        if equals:
-            if key != "tag":
-                raise SettingsError(f'--select: "{term}" is not known here; write tag={value}.')
-            found = [device for device in self.devices if value in device.tags]
-            if not found:
-                tags = sorted({tag for device in self.devices for tag in device.tags})
-                raise SettingsError(f'no device has the tag "{value}"; {did_you_mean(value, tags)}')
-            return found
-        if term in self._by_name:
-            return [self._by_name[term]]
-        found = [device for device in self.devices if fnmatchcase(device.name, term)]
-        if not found:
-            hint = did_you_mean(term, self._by_name)
-            raise SettingsError(f'no device is called "{term}"; {hint}')
-        return found
 
     @cached_property
     def _by_name(self) -> dict[str, Device]:
@@ -324,13 +290,14 @@ def _devices(file: schema.File, settings: Settings, source: Source) -> Iterator[
         path = ("devices", index)
         for values in _rows(entry, index, source):
             device = _device(entry, values, settings, source, index)
-            if device.name in first_line:
+            # Selectors take large and small letters for the same.
+            if device.name.lower() in first_line:
                 raise source.error(
                     (*path, "name"),
-                    f'"{device.name}" is there already, on line {first_line[device.name]}; '
-                    "names are unique.",
+                    f'"{device.name}" is there already, on line '
+                    f"{first_line[device.name.lower()]}; names are unique.",
                 )
-            first_line[device.name] = source.line((*path, "name"))
+            first_line[device.name.lower()] = source.line((*path, "name"))
             yield device
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hdap_tui.commands import BY_NAME, COMMANDS, SELECT, Command, Parameter
+from hdap_tui.config.expression import quote
 from hdap_tui.errors import SettingsError
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.text import clean
@@ -127,9 +128,9 @@ def fill(call: Call, selection: Selection, typed: bool = False) -> Call:
     if command.subject == "devices" and "select" not in given and not typed:
         if not selection.devices:
             raise SettingsError(_nothing("device", command, selection))
-        given["select"] = ",".join(selection.devices)
+        given["select"] = ",".join(map(quote, selection.devices))
     elif "select" in names and "select" not in given and selection.marked:
-        given["select"] = ",".join(selection.marked)
+        given["select"] = ",".join(map(quote, selection.marked))
     if command.subject not in {"", "devices"} and subject and subject.name not in given:
         chosen = getattr(selection, command.subject)
         if chosen in {"", None}:

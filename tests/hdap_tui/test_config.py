@@ -154,49 +154,14 @@ def test_the_state_variable_goes_before_the_file(
         ("edge-[01:03]", ["edge-01", "edge-02", "edge-03"]),
         ("[8:11]-x", ["8-x", "9-x", "10-x", "11-x"]),
         ("a[5:5]", ["a5"]),
+        ("edge-[01:02,07,20:21].lab", [f"edge-{n}.lab" for n in ("01", "02", "07", "20", "21")]),
+        ("[1,3]", ["1", "3"]),
+        ("a[7]", ["a[7]"]),
         ("fe80::1", ["fe80::1"]),
     ],
 )
 def test_a_pattern_stands_for_its_names(pattern: str, expected: list[str]) -> None:
     assert expand(pattern) == expected
-
-
-@pytest.mark.parametrize(
-    ("expression", "names"),
-    [
-        (None, "a-1 a-2 b-1"),
-        ("", "a-1 a-2 b-1"),
-        ("b-1,a-1", "a-1 b-1"),
-        ("a-*", "a-1 a-2"),
-        ("tag=left", "a-2 b-1"),
-        ("tag=left a-1", "a-1 a-2 b-1"),
-        ("?-1", "a-1 b-1"),
-    ],
-)
-def test_select_takes_names_patterns_and_tags(
-    tmp_path: Path, expression: str | None, names: str
-) -> None:
-    text = "".join(
-        f'[[devices]]\nname = "{name}"\ntags = {tags}\n'
-        for name, tags in (("a-1", "[]"), ("a-2", '["left"]'), ("b-1", '["left"]'))
-    )
-    chosen = load(write(tmp_path, text)).select(expression)
-    assert " ".join(device.name for device in chosen) == names
-
-
-@pytest.mark.parametrize(
-    ("expression", "sentence"),
-    [
-        ("edge-13x", 'no device is called "edge-13x"; did you mean "edge-1'),
-        ("zz*", 'no device is called "zz*"; known: "edge-01", '),
-        ("tag=kitchn", 'no device has the tag "kitchn"; there is none.'),
-        ("group=a", '--select: "group=a" is not known here; write tag=a.'),
-    ],
-)
-def test_select_says_what_it_does_not_know(expression: str, sentence: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        load(ROOT / "fleet.toml").select(expression)
-    assert str(caught.value).startswith(sentence)
 
 
 # What is said about a wrong file
