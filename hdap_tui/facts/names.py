@@ -1,0 +1,116 @@
+"""Which facts there are, and what each may hold; whatever else a device says is dropped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hdap_tui.text import clean
+
+Fact = str | int | float | bool | list[str]
+Facts = dict[str, Fact]
+
+_TEXT, _ITEM, _ITEMS = 120, 120, 64
+_MOST = 1e15
+
+
+@dataclass(frozen=True)
+class Name:
+    """One fact."""
+
+    name: str
+    title: str
+    """Head of its column."""
+    help: str
+    kind: Literal["text", "whole", "number", "flag", "list"] = "text"
+    volatile: bool = False
+    """Changes by itself; no reason to write a new line into a device's history."""
+
+
+NAMES: tuple[Name, ...] = (
+    Name("board", "board", "What the board or the machine calls itself."),
+    Name("machine", "machine", "The processor's family, as the kernel names it."),
+    Name("cpu_model", "processor", "The processor; the names of its cores where they are Arm's."),
+    Name("isa", "instructions", "Vector and matrix instructions.", "list"),
+    Name("vnni", "VNNI", "Whether it multiplies 8-bit numbers by VNNI.", "flag"),
+    Name("dot_product", "dot product", "Whether it has Arm's 8-bit dot product.", "flag"),
+    Name("cores", "cores", "Processors that are there.", "whole"),
+    Name("cores_usable", "usable", "Processors that a process may use: affinity, quota.", "number"),
+    Name("memory_mb", "memory", "Memory in megabytes (2^20 bytes).", "whole"),
+    Name("bits", "bits", "Size of a pointer of its programs.", "whole"),
+    Name("os", "system", "The distribution."),
+    Name("kernel", "kernel", "Release of the kernel."),
+    Name("libc", "libc", "The C library with its version."),
+    Name("hostname", "host name", "What it calls itself."),
+    Name("python", "Python", "Version of the Python that benchmarks run in."),
+    Name("onnxruntime", "ORT", "Version of ONNX Runtime."),
+    Name("providers", "providers", "Execution providers of ONNX Runtime.", "list"),
+    Name("numpy", "numpy", "Version of numpy."),
+    Name("runner", "runner", "Version of the runner that spoke."),
+    Name("pythons", "Pythons", "All its Pythons: version, interface, modules, path.", "list"),
+    Name("power_mode", "power mode", "nvpmodel, platform profile or energy preference."),
+    Name("governor", "governor", "How the clock is governed."),
+    Name("sensors", "sensors", "Thermal zones and power rails.", "list"),
+    Name("channel_multiple", "multiple", "Channels at whose multiples it is fastest.", "whole"),
+    Name("channel_gain_percent", "worth", "What other widths cost more, in per cent.", "number"),
+    Name("disk_free_mb", "disk free", "Room in the home folder, in megabytes.", "whole", True),
+    Name("boot_id", "boot", "Changes with every start.", volatile=True),
+    Name("uptime_s", "up", "Seconds since its start.", "number", True),
+    Name("clock_offset_s", "clock", "Its clock minus this machine's, in seconds.", "number", True),
+)
+"""All facts, in the order in which they are shown."""
+
+BY_NAME: dict[str, Name] = {name.name: name for name in NAMES}
+VOLATILE = frozenset(name.name for name in NAMES if name.volatile)
+PROBED = frozenset({"channel_multiple", "channel_gain_percent"})
+"""Facts that are measured, and so are kept when a device is only looked at again."""
+
+
+def checked(found: Mapping[str, Any]) -> Facts:
+    """Return what is a fact, of the right type and bounded; the rest is dropped."""
+    values = ((name, _checked(name, found[name.name])) for name in NAMES if name.name in found)
+    return {name.name: value for name, value in values if value is not None}
+
+
+def steady(facts: Mapping[str, Fact]) -> Facts:
+    """Return the facts that do not change by themselves."""
+    return {name: value for name, value in facts.items() if name not in VOLATILE}
+
+
+def shown(value: Fact | None) -> str:
+    """Return a fact as a person reads it; empty for None."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+        case list():
+            return ", ".join(value)
+        case _:
+            return str(value)
+
+
+def _checked(name: Name, value: Any) -> Fact | None:
+    match name.kind:
+        case "text":
+            return clean(value, _TEXT).strip() or None if isinstance(value, str) else None
+        case "flag":
+            return value if isinstance(value, bool) else None
+        case "list":
+            return _list(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value) or abs(value) > _MOST:
+        return None
+    return round(value) if name.kind == "whole" else value
+
+
+def _list(value: Any) -> list[str] | None:
+    if not isinstance(value, list):
+        return None
+    items = [clean(item, _ITEM).strip() for item in value[:_ITEMS] if isinstance(item, str)]
+    return [item for item in items if item] or None
