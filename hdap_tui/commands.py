@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from hdap_tui.context import Context, Outcome
 
 Kind = Literal["text", "integer", "number", "flag", "path", "choice"]
-Subject = Literal["", "devices", "device", "alert", "job", "model"]
-View = Literal["", "fleet", "map", "alerts", "jobs", "models", "device", "job", "help"]
+Subject = Literal["", "devices", "device", "alert", "job", "model", "deployment"]
+View = Literal[
+    "", "fleet", "map", "alerts", "jobs", "models", "deployments", "device", "job", "help"
+]
 
 
 class Runner(Protocol):
@@ -76,6 +78,10 @@ SELECT = Parameter(
 )
 _ALERT = Parameter("alert", "Number of the alert.", kind="integer", positional=True, required=True)
 _JOB = Parameter("job", "Name of the job; the latest where left out.", positional=True)
+_DEPLOYMENT = Parameter(
+    "deployment", "Number of the deployment; the latest where left out.", kind="integer",
+    positional=True,
+)  # fmt: skip
 _MODEL = Parameter("model", "Name or digest of the model.", positional=True, required=True)
 _DEVICE = Parameter("device", "Name of the device.", positional=True, required=True)
 _YES = Parameter("yes", "Do not ask.", kind="flag")
@@ -278,10 +284,63 @@ COMMANDS: tuple[Command, ...] = (
                 positional=True,
             ),
             SELECT,
+            Parameter("stages", 'How far each stage reaches: "1 per cluster, 10 %, 100 %".'),
+            Parameter("pause", 'Seconds between two stages, or "ask".'),
+            Parameter("max-failures", 'The most devices that may fail: "2", or "20 %" of a stage.'),
             Parameter("dry-run", "Only say what would be done.", kind="flag"),
+            Parameter("resume", "Go on with what was interrupted: [NUMBER].", kind="flag"),
+            Parameter("abort", "Take back what was interrupted: [NUMBER].", kind="flag"),
             _YES,
         ),
         subject="model",
+        dangerous=True,
+        long=True,
+    ),
+    Command(
+        "deployments list",
+        "Show the deployments.",
+        "6",
+        _action("deployments:list_deployments"),
+        (Parameter("limit", "How many.", kind="integer", default=20),),
+        view="deployments",
+    ),
+    Command(
+        "deployments show",
+        "Show one deployment: its stages, and what was done on every device.",
+        "P",
+        _action("deployments:show"),
+        (
+            _DEPLOYMENT,
+            Parameter("steps", "Every step of every device.", kind="flag"),
+        ),
+        subject="deployment",
+    ),
+    Command(
+        "deployments check",
+        "Ask the devices what they run, and correct what is recorded where it is wrong.",
+        "W",
+        _action("deployments:check"),
+        (SELECT,),
+        subject="devices",
+        long=True,
+    ),
+    Command(
+        "deployments resume",
+        "Go on with the deployment that was interrupted.",
+        "R",
+        _action("deploying:resume_deployment"),
+        (_DEPLOYMENT, _YES),
+        subject="deployment",
+        dangerous=True,
+        long=True,
+    ),
+    Command(
+        "deployments abort",
+        "Take the deployment that was interrupted back, on all of its devices.",
+        "Z",
+        _action("deploying:abort_deployment"),
+        (_DEPLOYMENT, _YES),
+        subject="deployment",
         dangerous=True,
         long=True,
     ),

@@ -20,13 +20,15 @@ def on_each(
     targets: Sequence[Target],
     action: Callable[[Connection], T],
     cancelled: Callable[[], bool] = lambda: False,
+    stop: threading.Event | None = None,
 ) -> Iterator[tuple[Target, T | DeviceError]]:
     """Connect to every device and act on it; yields what came of it, in order of arrival.
 
-    Ends early once it is no longer wanted.
+    Ends early once it is no longer wanted. `stop` is set at the end, an interruption for one,
+    before the actions that still run are waited for; an action that takes long asks it.
     """
 
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def one(target: Target) -> T | DeviceError:
         try:

@@ -1,12 +1,14 @@
-"""Deploy a model and prove it; put the previous one back."""
+"""Deploy a model and prove it; go on with what was interrupted; put the previous model back."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hdap_tui.actions.models import deployment_document
+from hdap_tui.actions.deployments import deployment_document
 from hdap_tui.context import Context, Outcome, Table
-from hdap_tui.deploy import Plan, Report, Rollout, back, plan
+from hdap_tui.deploy import Options, Plan, Report, Rollout, abort, back, plan, preview, resume
+from hdap_tui.deploy.preview import Seen
+from hdap_tui.deploy.taking_up import find
 from hdap_tui.errors import ExitCode, RefusedError, SettingsError
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh.errors import DeviceError
@@ -19,20 +21,70 @@ def deploy(
     context: Context,
     model: str | None = None,
     select: str | None = None,
+    stages: str | None = None,
+    pause: str | None = None,
+    max_failures: str | None = None,
     dry_run: bool = False,
+    resume: bool = False,
+    abort: bool = False,
     yes: bool = False,
 ) -> Outcome:
-    """Put a model on the devices, then prove on them that it is faster."""
+    """Put a model on the devices in stages, and prove on them that it is faster."""
+    if resume and abort:
+        raise SettingsError("--resume goes on and --abort takes back: name one of them.")
+    if resume or abort:
+        if select or stages or pause or max_failures or dry_run:
+            raise SettingsError(
+                f"--{'resume' if resume else 'abort'} keeps to the plan that was begun; it takes "
+                "no other option but --yes."
+            )
+        return take_up(context, _number(model), goes_on=resume, yes=yes)
     chosen = [device.name for device in context.select(select)]
+    options = Options.of(
+        context.settings.deploy, stages=stages, pause=pause, max_failures=max_failures
+    )
     with Measuring(context) as measuring:
         row = table.find(context.store, model) if model else _latest(context)
-        todo = plan(measuring, row, chosen)
+        todo = plan(measuring, row, chosen, options)
         if dry_run:
-            return _planned(context, todo)
+            return _planned(context, todo, preview(measuring, todo))
         if not yes and not context.confirm(f"Deploy {row.name}?", _touched(context, todo)):
             raise RefusedError(f"{row.name} was not deployed.")
         report = Rollout(measuring, todo).run()
-    return _reported(report, context)
+    return reported(report, context)
+
+
+def resume_deployment(
+    context: Context, deployment: int | None = None, yes: bool = False
+) -> Outcome:
+    """Go on with the deployment that was interrupted."""
+    return take_up(context, deployment, goes_on=True, yes=yes)
+
+
+def abort_deployment(context: Context, deployment: int | None = None, yes: bool = False) -> Outcome:
+    """Take the deployment that was interrupted back, on all of its devices."""
+    return take_up(context, deployment, goes_on=False, yes=yes)
+
+
+def take_up(context: Context, number: int | None, *, goes_on: bool, yes: bool) -> Outcome:
+    """Go on with an interrupted deployment, or take it back."""
+    row = find(context.store, number)
+    names = [d.device for d in deployments.devices(context.store, row.id)]
+    question = (
+        f"Go on with deployment {row.id} of {row.model}?"
+        if goes_on
+        else f"Put back what ran before deployment {row.id} of {row.model}?"
+    )
+    if not yes and not context.confirm(question, [context.shown(name) for name in names]):
+        raise RefusedError("Nothing was changed.")
+    with Measuring(context) as measuring:
+        report = (resume if goes_on else abort)(measuring, row.id)
+    outcome = reported(report, context)
+    if goes_on:
+        return outcome
+    left = [n for n in names if n in report.errors and n not in report.taken_back]
+    code = ExitCode.PARTLY if left else ExitCode.DONE
+    return Outcome(outcome.data, outcome.table, outcome.text, code)
 
 
 def rollback(context: Context, select: str | None = None, yes: bool = False) -> Outcome:
@@ -68,6 +120,14 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
     )
 
 
+def _number(word: str | None) -> int | None:
+    if word is not None and not word.isdecimal():
+        raise SettingsError(
+            f'"{word}" is no number of a deployment; "hdap deployments" lists them.'
+        )
+    return None if word is None else int(word)
+
+
 def _latest(context: Context) -> ModelRow:
     for row in table.rows(context.store):
         if row.kind == "artifact":
@@ -77,31 +137,54 @@ def _latest(context: Context) -> ModelRow:
 
 def _touched(context: Context, todo: Plan) -> list[str]:
     return [
-        f"{context.shown(name)}: {todo.before[name].name} -> {todo.model.name}"
-        for stage in todo.stages
-        for name in stage
+        f"{context.shown(name)}: {todo.before[name].name} -> {todo.model.name} (stage {stage})"
+        for name, stage in todo.numbers.items()
     ]
 
 
-def _planned(context: Context, todo: Plan) -> Outcome:
-    rows = tuple(
-        (str(number), context.shown(name), todo.before[name].name, todo.model.name)
-        for number, stage in enumerate(todo.stages, start=1)
-        for name in stage
-    )
+def _planned(context: Context, todo: Plan, seen: dict[str, Seen | DeviceError]) -> Outcome:
+    hook = context.settings.deploy.hook
+    rows, documents = [], []
+    for name, stage in todo.numbers.items():
+        found = seen[name]
+        runs, push, note = todo.before[name].name, "", "yes"
+        document = {"device": name, "stage": stage, "will_run": todo.model.name, "hook": hook}
+        if isinstance(found, DeviceError):
+            note = f"no: {found.kind}"
+            document |= {"runs": runs, "reachable": False, "error": found.kind.value}
+        else:
+            push = f"{found.bytes / 1000:.0f} kB"
+            if found.foreign:
+                runs, note = found.foreign[:12], "yes, but somebody else has changed it"
+            elif found.held:
+                note = f"yes, but locked by {found.held}"
+            document |= {
+                "runs": runs, "reachable": True, "bytes": found.bytes, "locked_by": found.held,
+                "foreign": found.foreign,
+            }  # fmt: skip
+        rows.append((str(stage), context.shown(name), runs, todo.model.name, push, note, hook))
+        documents.append(document)
+    whole = all(isinstance(one, Seen) and not one.foreign for one in seen.values())
     return Outcome(
         data={
             "dry_run": True,
             "model": todo.model.name,
             "bytes": todo.model.bytes,
             "stages": [list(stage) for stage in todo.stages],
+            "max_failures": todo.options.max_failures,
+            "pause_s": todo.options.pause_s,
+            "devices": documents,
         },
-        table=Table(("stage", "device", "runs", "will run"), rows),
+        table=Table(
+            ("stage", "device", "runs", "will run", "to send", "reachable", "hook"), tuple(rows)
+        ),
         text="Nothing was changed.",
+        exit_code=ExitCode.DONE if whole else ExitCode.PARTLY,
     )
 
 
-def _reported(report: Report, context: Context) -> Outcome:
+def reported(report: Report, context: Context) -> Outcome:
+    """Return what came of a deployment, for people and programs."""
     names = [*report.comparisons, *(n for n in report.errors if n not in report.comparisons)]
     emulated = {device.name for device in context.settings.devices if device.emulated}
     rows = tuple(_line(name, report, name in emulated) for name in names)
@@ -136,10 +219,10 @@ def _reported(report: Report, context: Context) -> Outcome:
 
 
 def _line(name: str, report: Report, emulated: bool) -> tuple[str, ...]:
-    found = report.comparisons.get(name)
+    found, error = report.comparisons.get(name), report.errors.get(name)
     note = " (emulated)" if emulated else ""
     if found is None:
-        return name, "", "", "", "", str(report.errors[name]) + note
+        return name, "", "", "", "", str(error) + note
     old, new = report.latencies[name]
     return (
         name,
@@ -147,7 +230,7 @@ def _line(name: str, report: Report, emulated: bool) -> tuple[str, ...]:
         f"{new.median_ms:.3f} ms",
         f"{found.speedup:.2f}x",
         f"{found.low:.2f} to {found.high:.2f}",
-        found.verdict + note,
+        (str(error) if error else found.verdict) + note,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from hdap_tui import library
+from hdap_tui.actions.deployments import deployment_document
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.store import deployments
 from hdap_tui.store import models as table
-from hdap_tui.store.records import DeploymentRow, ModelRow
+from hdap_tui.store.records import ModelRow
 
 
 def list_models(context: Context) -> Outcome:
@@ -73,25 +74,6 @@ def document(row: ModelRow) -> dict[str, Any]:
         "job": row.job,
         "metrics": dict(row.metrics),
         "deployed_on": row.deployed_on,
-    }
-
-
-def deployment_document(row: DeploymentRow) -> dict[str, Any]:
-    """Return a deployment as the JSON that the command line prints."""
-    return {
-        "deployment": row.id,
-        "model": row.model,
-        "previous": row.previous,
-        "state": row.state,
-        "started_at": row.started_at,
-        "finished_at": row.finished_at,
-        "devices": row.devices,
-        "switched": row.switched,
-        "speedup": row.speedup,
-        "low": row.low,
-        "high": row.high,
-        "verdict": row.verdict,
-        "emulated": row.emulated,
     }
 
 

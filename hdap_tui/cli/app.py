@@ -23,6 +23,7 @@ GROUPS = {
     "alerts": "What has drifted.",
     "jobs": "Long work in processes of its own.",
     "models": "Model files and where they came from.",
+    "deployments": "What was put on the devices, and what it brought.",
     "lab": "The emulated fleet.",
     "config": "The settings.",
 }

@@ -56,6 +56,8 @@ def allowed(kind: Any) -> str:
 
 def _bounded(base: type, meta: Meta) -> str:
     if base is str:
+        if meta.description:
+            return meta.description
         if meta.pattern:
             return "a name of letters, digits, dots, dashes and underscores"
         return "text in quotes, not empty"

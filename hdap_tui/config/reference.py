@@ -95,7 +95,7 @@ def _default(value: Any) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, tuple):
-        return "[]"
+        return f"[{', '.join(map(_default, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

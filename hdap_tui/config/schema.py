@@ -19,6 +19,14 @@ Whole = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+StageText = Annotated[
+    str,
+    Meta(
+        pattern=r"^[1-9][0-9]{0,5}( ?%| per cluster)?$",
+        description='"N per cluster", "N" or "N %"',
+    ),
+]
+FailuresText = Annotated[str, Meta(pattern=r"^[0-9]{1,6}( ?%)?$", description='"N" or "N %"')]
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -270,8 +278,28 @@ class Compression(Section, frozen=True):
 class Deploy(Section, frozen=True):
     """How a new model goes out and is proven."""
 
-    first: Count = 1
-    """Devices in the first stage; the others follow only where those have become faster."""
+    stages: tuple[StageText, ...] = ("1 per cluster", "5 %", "25 %", "100 %")
+    """How far each stage reaches, the devices of the stages before it included: "N per cluster",
+    a number of devices, or "N %" of them; after the last of these come all that are left."""
+    pause_s: NotNegative = 0.0
+    """Seconds between two stages."""
+    recheck: Whole = 3
+    """Devices that are measured once more before the next stage, unless they just were."""
+    max_failures: FailuresText = "20 %"
+    """The most devices that may fail: a number in the whole deployment, or "N %" (rounded up) in
+    each stage; beyond that the stage gets the old model back, and is the last."""
+    self_test: bool = True
+    """Whether a device must compute the same as this machine, within what its arithmetic allows,
+    before it runs the model."""
+    hook: str = ""
+    """Command that a device runs after each switch and each roll-back, as "systemctl --user
+    restart inference"; it knows HDAP_MODEL, HDAP_DIGEST and HDAP_ACTION (deploy or rollback)."""
+    health: str = ""
+    """Command that must succeed on a device after the hook; it is tried again each second."""
+    hook_timeout_s: Positive = 30.0
+    """Seconds that the hook may take, and the time until the health command must succeed."""
+    keep: Whole = 3
+    """Releases that stay on a device, the present and the previous among them; 0: all."""
     blocks: Annotated[int, Meta(ge=2)] = 8
     """Blocks in which old and new are timed side by side on every device."""
     margin_percent: NotNegative = 2.0

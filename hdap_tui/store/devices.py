@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hdap_tui.store.database import Store, StoreError
+from hdap_tui.store.models import model_id
 from hdap_tui.store.records import DeviceRow, DeviceState
 from hdap_tui.store.values import from_micros, known, now
 from hdap_tui.text import clean
@@ -93,6 +94,16 @@ def restore_model(store: Store, name: str, digest: str) -> None:
         set_model(store, name, digest)
         connection.execute(
             "UPDATE devices SET previous_model_id = NULL WHERE id = ?", (device_id(store, name),)
+        )
+
+
+def take_over(store: Store, name: str, digest: str, previous: str) -> None:
+    """Say what a device was found to run, and what a roll-back would bring; empty for none."""
+    with store.write() as connection:
+        found = [model_id(store, one) if one else None for one in (digest, previous)]
+        connection.execute(
+            "UPDATE devices SET model_id = ?, previous_model_id = ? WHERE id = ?",
+            (*found, device_id(store, name)),
         )
 
 

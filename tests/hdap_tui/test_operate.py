@@ -35,7 +35,7 @@ blocks_min = 3
 blocks_max = 3
 time_limit_s = 30
 [deploy]
-first = 1
+stages = ["1 per cluster", "100 %"]
 blocks = 4
 margin_percent = 10
 """
