@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from hdap_tui.cli.app import run
-
 if TYPE_CHECKING:
     from hdap_tui.context import Context
 
@@ -19,7 +17,14 @@ def _open_dashboard(context: Context) -> int:
 
 def main() -> None:
     """Run `hdap` with the arguments of this process, and exit with its status."""
-    sys.exit(run(sys.argv[1:], _open_dashboard))
+    try:
+        # Imported here: whoever interrupts a program that is still being loaded gets no traceback.
+        from hdap_tui.cli.app import run
+
+        status = run(sys.argv[1:], _open_dashboard)
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
 
 
 if __name__ == "__main__":

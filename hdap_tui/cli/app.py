@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +40,9 @@ _TYPES: dict[str, Any] = {
 
 def run(arguments: Sequence[str], open_dashboard: OpenDashboard) -> int:
     """Run one command and return the exit status of the process."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number, action in ((signal.SIGTERM, _interrupt), (signal.SIGHUP, _hang_up)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, action)
     try:
         result = build(open_dashboard).main(
             args=list(arguments), prog_name="hdap", standalone_mode=False
@@ -52,6 +56,7 @@ def run(arguments: Sequence[str], open_dashboard: OpenDashboard) -> int:
         diagnostics.note(f"hdap: {error}")
         return int(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is impatient has said so already
         diagnostics.note("hdap: interrupted.")
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
@@ -171,4 +176,14 @@ def _check_allowed(command: Command, context: Context, arguments: dict[str, Any]
 
 
 def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _hang_up(_number: int, _frame: object) -> None:
+    """End as on Ctrl-C; what is still said to the terminal, which has gone, goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
     raise KeyboardInterrupt
