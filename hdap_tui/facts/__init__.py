@@ -1,7 +1,7 @@
 """What a device is: gathered without Python on it, checked, bounded, and named."""
 
+from hdap_tui.fact_names import BY_NAME, NAMES, PROBED, VOLATILE, Fact, Facts, checked, shown
 from hdap_tui.facts.asking import ask_runner, gather, gather_again, look, merged
-from hdap_tui.facts.names import BY_NAME, NAMES, PROBED, VOLATILE, Fact, Facts, checked, shown
 from hdap_tui.facts.reading import Python, parse, pythons
 
 __all__ = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import engine.runner
-from hdap_tui.facts.names import Facts, checked
+from hdap_tui.fact_names import Facts, checked
 from hdap_tui.facts.reading import parse
 from hdap_tui.facts.script import LOOK
 from hdap_tui.ssh.connection import Connection

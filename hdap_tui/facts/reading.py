@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hdap_tui.fact_names import Fact, Facts, checked
 from hdap_tui.facts import processors
-from hdap_tui.facts.names import Fact, Facts, checked
 
 _MB = 1 << 20
 _NO_BOARD = ("to be filled", "system product name", "default string", "none", "not specified")
@@ -78,9 +78,7 @@ def parse(text: str, now: float | None = None) -> Facts:
 
 def _present(**values: object) -> dict[str, object]:
     """Drop what is not there: a missing thing is a missing key, never a zero."""
-    return {name: value for name, value in values.items() if value not in (None, "", [], 0.0)} | {
-        name: False for name, value in values.items() if value is False
-    }
+    return {k: v for k, v in values.items() if v is not None and v != "" and v != []}
 
 
 def _first(found: _Found, key: str) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hdap_tui.store.database import Store, StoreError
+from hdap_tui.store.held import NOTHING, Held, held
 from hdap_tui.store.models import model_id
 from hdap_tui.store.records import DeviceRow, DeviceState
 from hdap_tui.store.values import from_micros, known, now
@@ -140,9 +141,18 @@ def rows(
     """
     labels = labels or {}
     representatives = frozenset(representatives)
-    found = store.rows(_ROWS)
+    with store.read():
+        found = store.rows(_ROWS)
+        stamps = {row["id"]: row["stamp"] for row in found if row["stamp"] is not None}
+        facts = held(store, stamps)
     return tuple(
-        _row(tuple(row), labels.get(row["name"]), row["name"] in representatives) for row in found
+        _row(
+            tuple(row),
+            labels.get(row["name"]),
+            row["name"] in representatives,
+            facts.get(row["id"], NOTHING),
+        )
+        for row in found
     )
 
 
@@ -166,11 +176,13 @@ _COLUMNS = {
     "high_ms": "l.high_ms",
     "contended": "l.contended",
     "recent": "l.recent",
+    "stamp": "f.stamp",
 }
 _ROWS = f"""
 SELECT {", ".join(f"{column} AS {name}" for name, column in _COLUMNS.items())}
 FROM devices d
 LEFT JOIN models m ON m.id = d.model_id
+LEFT JOIN device_facts_latest f ON f.device_id = d.id
 LEFT JOIN device_latest l ON l.device_id = d.id AND l.model_id = d.model_id
 LEFT JOIN drift_states s
     ON s.scope = 'device' AND s.subject = d.name AND s.model_id = d.model_id
@@ -184,7 +196,9 @@ ORDER BY d.position
 
 
 @lru_cache(maxsize=16_384)
-def _row(values: tuple[Any, ...], cluster: int | None, representative: bool) -> DeviceRow:
+def _row(
+    values: tuple[Any, ...], cluster: int | None, representative: bool, own: Held
+) -> DeviceRow:
     """Return a device's line; one that has not changed is the same object as before.
 
     That makes a fleet of ten thousand cheap to read again, and cheap to compare.
@@ -214,4 +228,5 @@ def _row(values: tuple[Any, ...], cluster: int | None, representative: bool) -> 
         representative=representative,
         alert=row["alert"],
         recent_ms=tuple(array("f", row["recent"] or b"")),
+        facts=own.facts,
     )

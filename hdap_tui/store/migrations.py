@@ -47,6 +47,22 @@ def m003_staged_deployments(db: Database) -> None:
     db.executescript(_STAGED)
 
 
+@migrations()
+def m004_latest_facts(db: Database) -> None:
+    """The latest facts of each device at hand, those that change by themselves among them."""
+    db.executescript(_LATEST_FACTS)
+
+
+_LATEST_FACTS = """
+CREATE TABLE device_facts_latest (
+    device_id INTEGER PRIMARY KEY REFERENCES devices (id),
+    -- grows with every change, so that nobody reads the same facts twice
+    stamp INTEGER NOT NULL,
+    at TEXT NOT NULL,
+    facts TEXT NOT NULL
+);
+"""
+
 _STAGED = """
 -- The same table with one more state, and with what a later process needs to go on.
 CREATE TABLE deployments_staged (

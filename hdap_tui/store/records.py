@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hdap_tui.fact_names import Fact
+
 DeviceState = Literal["unknown", "ok", "busy", "failed", "off"]
 AlertState = Literal["firing", "acknowledged", "resolved"]
 JobState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
@@ -53,6 +55,8 @@ class DeviceRow:
     alert: AlertState | None = None
     recent_ms: tuple[float, ...] = ()
     """The last latencies of the deployed model, oldest first, for a sparkline."""
+    facts: Mapping[str, Fact] = field(default_factory=dict, hash=False)
+    """What it is, as it says itself (see `hdap_tui.fact_names`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
