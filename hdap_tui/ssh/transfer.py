@@ -2,96 +2,57 @@
 
 A file is named by its content's hash, so one that is there already is not sent again. It is
 written aside, its hash is checked on the device, and only then it gets its name: a name is there
-with the right content, or not at all.
+with the right content, or not at all. What a lost connection leaves is gone on with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import re
+import os
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import BinaryIO, TypeVar
 
-import paramiko
-
+from hdap_tui.ssh import receiving
 from hdap_tui.ssh.connection import Connection
-from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
+from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind, out_of_space
+from hdap_tui.ssh.payload import Payload
+from hdap_tui.ssh.receiving import Claim, remove
 from hdap_tui.ssh.scripts import ROOT, ask, lines_of
+from hdap_tui.ssh.sftp import LocalFileError, Sftp, SftpError
 from hdap_tui.ssh.sockets import Deadline, never
+from hdap_tui.ssh.target import Target
+
+T = TypeVar("T")
+
+__all__ = ["Payload", "Progress", "download", "remove", "upload"]
 
 Progress = Callable[[int, int], None]
-"""Told how many bytes of how many have been sent, all files together."""
+"""Told how many bytes of how many have arrived, all files together."""
 
-_SUFFIX = {"models": ".onnx", "runner": ".py"}
-_FOLDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_PIECE = 32768  # the most that every server takes in one request
-_HASH_RATE = 5e6  # bytes a second that the slowest device is trusted to hash
-_SEND_RATE = 1e5  # and the slowest link to carry
+PATIENCE_S = 20.0
+"""How long another sender may move nothing before it is written off."""
+_STEP_BACK = 256 << 10  # what is sent again of a cut file, at least
+_LOST = 3  # times that others may take our files over
+_PIECE = 2 << 20  # bytes that one command takes where there is no SFTP
+_SEND_RATE = 1e5  # bytes a second that the slowest link is trusted to carry
+_GRACE_S = 1.0  # for what is just moving, to see that it is no longer wanted
+_MARGIN = 64 << 10  # free space that has to be left
 
-_LIST = f"""
-umask 077
-mkdir -p {ROOT}/models {ROOT}/runner {ROOT}/jobs && cd {ROOT} || exit 1
-find . -name '*.part' -mmin +60 -exec rm -f {{}} \\; 2>/dev/null
-for file; do
-  case $file in */*) mkdir -p "${{file%/*}}" || exit 1 ;; esac
-  [ -f "$file" ] && sha256sum "$file"
-done
-true
+_OWN = secrets.token_hex(6)
+_turns: defaultdict[Target, threading.Lock] = defaultdict(threading.Lock)
+
+_CUT = f': >>{ROOT}/parts/"$1" && dd of={ROOT}/parts/"$1" bs=1 seek="$2" count=0 </dev/null 2>&1'
+_APPEND = f"""
+cd {ROOT}/parts || exit 1
+[ "$(wc -c <"$1")" -eq "$2" ] || {{ echo "somebody else writes $1" >&2; exit 1; }}
+cat >>"$1" || exit 1
+echo $(($(wc -c <"$1")))
 """
-
-_SETTLE = f"""
-cd {ROOT} || exit 1
-while [ $# -ge 3 ]; do
-  found=$(sha256sum <"$1") || found=
-  if [ "${{found%% *}}" = "$3" ] && mv -f "$1" "$2"; then echo "$2"; else rm -f "$1"; fi
-  shift 3
-done
-"""
-
-_SPACE = f"df -Pk {ROOT} | tail -n 1"
-_REMOVE = f'cd {ROOT} 2>/dev/null && rm -f -- "$@"; true'
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A local file and what it is called on a device."""
-
-    path: Path
-    digest: str
-    """SHA-256 of its content, lower-case hex."""
-    size: int
-    name: str
-    """Below the product's folder on the device, its content's hash in it."""
-
-    @classmethod
-    def of(cls, path: Path, folder: str = "models") -> Payload:
-        """Read a file's size and hash.
-
-        It is called models/<digest>.onnx, runner/<digest>.py, or, in any other folder, by its own
-        file name: wheels/<digest>/<file name>.
-
-        Raises:
-            OSError: it cannot be read.
-            ValueError: the folder is none, or the file's name is not fit for a device.
-        """
-        if not _FOLDER.fullmatch(folder) or not path.name.isprintable():
-            raise ValueError(f"{folder}/{path.name!r} cannot be a name on a device")
-        digest = hashlib.sha256()
-        size = 0
-        with open(path, "rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-                size += len(piece)
-        whole = digest.hexdigest()
-        suffix = _SUFFIX.get(folder, f"/{path.name}")
-        name = f"{folder}/{whole}{suffix}"
-        return cls(path, whole, size, name)
 
 
 def upload(
@@ -100,59 +61,25 @@ def upload(
     progress: Progress = lambda _sent, _total: None,
     cancelled: Callable[[], bool] = never,
 ) -> tuple[Payload, ...]:
-    """Bring the files onto the device; return those that were not there yet.
+    """Bring the files onto the device; return those that this call brought.
+
+    One that somebody else is just sending is waited for. When the connection is lost, or it is
+    no longer wanted, what has arrived stays, and the next call goes on from there.
 
     Raises:
         DeviceError: disk full, timeout (nothing moved for the stall limit), disconnected, …
-        Cancelled: it is no longer wanted; nothing half-sent has a name.
+        Cancelled: it is no longer wanted.
     """
-    seconds = connection.target.timeouts.command + sum(p.size for p in payloads) / _HASH_RATE
-    there = _there(connection, payloads, seconds)
-    missing = tuple(p for p in dict.fromkeys(payloads) if there.get(p.name) != p.digest)
-    if not missing:
+    if not payloads:
         return ()
-    mark = secrets.token_hex(4)
-    aside = {payload: f"{payload.name}.{mark}.part" for payload in missing}
-    total, sent = sum(p.size for p in missing), 0
+    turn = _turns[connection.target]
+    while not turn.acquire(timeout=0.25):
+        if cancelled():
+            raise Cancelled
     try:
-        for payload, part in aside.items():
-            told = functools.partial(_add, progress, sent, total)
-            _send(connection, payload, part, told, cancelled)
-            sent += payload.size
-        arguments = [word for p in missing for word in (aside[p], p.name, p.digest)]
-        settled = set(lines_of(ask(connection, _SETTLE, *arguments, timeout=seconds)))
-    except BaseException:
-        if connection.alive:
-            with contextlib.suppress(DeviceError, Cancelled):
-                ask(connection, _REMOVE, *aside.values(), timeout=5)
-        raise
-    for payload in missing:
-        if payload.name not in settled:
-            raise _damaged(connection, payload)
-    return missing
-
-
-def _add(progress: Progress, before: int, total: int, sent: int) -> None:
-    progress(before + sent, total)
-
-
-def remove(connection: Connection, names: Sequence[str]) -> None:
-    """Remove files below the product's folder, but none that `current` or `previous` names.
-
-    Raises:
-        DeviceError: the device cannot be asked.
-    """
-    if names:
-        ask(connection, _REMOVE_UNUSED, *names)
-
-
-_REMOVE_UNUSED = f"""
-cd {ROOT} 2>/dev/null || exit 0
-used="$(readlink current) $(readlink previous)"
-for file; do
-  case " $used " in *" $file "*) ;; *) rm -f -- "$file" ;; esac
-done
-"""
+        return _Upload(connection, payloads, progress, cancelled).run()
+    finally:
+        turn.release()
 
 
 def download(connection: Connection, path: str, limit: int, timeout: float | None = None) -> bytes:
@@ -164,84 +91,216 @@ def download(connection: Connection, path: str, limit: int, timeout: float | Non
     return ask(connection, f'head -c {limit} "$1"', path, limit=limit, timeout=timeout)
 
 
-def _there(connection: Connection, payloads: Sequence[Payload], seconds: float) -> dict[str, str]:
-    answer = ask(connection, _LIST, *dict.fromkeys(p.name for p in payloads), timeout=seconds)
-    pairs = (line.split(None, 1) for line in lines_of(answer))
-    return {pair[1].lstrip("*"): pair[0] for pair in pairs if len(pair) == 2}
+class _Upload:
+    """One call of `upload`."""
 
+    def __init__(
+        self,
+        connection: Connection,
+        payloads: Sequence[Payload],
+        progress: Progress,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._connection, self._progress, self._cancelled = connection, progress, cancelled
+        self._wanted = list(dict.fromkeys(payloads))
+        self._brought: list[Payload] = []
+        self._mine = f"{_OWN}{abs(hash(connection.target)):x}"
+        self._watched: dict[Payload, tuple[Claim, float]] = {}
+        self._late: set[str] = set()
 
-def _damaged(connection: Connection, payload: Payload) -> DeviceError:
-    """Say why a file that was sent is not there: servers seldom name a full disk."""
-    with contextlib.suppress(DeviceError, ValueError, IndexError):
-        left = int(lines_of(ask(connection, _SPACE))[-1].split()[3]) * 1024
-        if left < payload.size + 65536:
-            return DeviceError(
-                ErrorKind.DISK_FULL, f"{connection.where}: no space is left on the device"
-            )
-    return DeviceError(
-        ErrorKind.FAILED, f"{connection.where}: {payload.path.name} arrived damaged; try again"
-    )
+    def run(self) -> tuple[Payload, ...]:
+        lost = 0
+        while self._wanted:
+            mine, free = self._claim()
+            if mine:
+                arrived = self._bring(mine, free)
+                lost += len(arrived) < len(mine)
+                if lost > _LOST:
+                    raise self._failure(ErrorKind.BUSY, "others keep sending the same files to it")
+            elif self._wanted:
+                Deadline(0.5, self._cancelled).rest()
+        return tuple(self._brought)
 
-
-def _send(
-    connection: Connection,
-    payload: Payload,
-    part: str,
-    progress: Callable[[int], None],
-    cancelled: Callable[[], bool],
-) -> None:
-    try:
-        if not _send_by_sftp(connection, payload, part, progress, cancelled):
-            _send_by_command(connection, payload, part, cancelled)
-    except DeviceError as error:
-        if error.kind is ErrorKind.FAILED and connection.alive:
-            damage = _damaged(connection, payload)
-            raise damage if damage.kind is ErrorKind.DISK_FULL else error from error
-        raise
-
-
-def _send_by_sftp(
-    connection: Connection,
-    payload: Payload,
-    part: str,
-    progress: Callable[[int], None],
-    cancelled: Callable[[], bool],
-) -> bool:
-    """Return False where the server has no SFTP."""
-    stall = Deadline(connection.target.timeouts.stall)
-    with _guarded(connection, cancelled) as alive, connection.channel(stall) as channel:
+    def _claim(self) -> tuple[dict[Payload, int], int | None]:
+        """Take what nobody else is sending; return how much of each has arrived, and the space."""
         try:
-            connection.accepted(channel, lambda: channel.invoke_subsystem("sftp"), stall)
-        except DeviceError:
-            return False
-        channel.settimeout(connection.target.timeouts.stall)
-        sftp = paramiko.SFTPClient(channel)
-        with open(payload.path, "rb") as source, sftp.open(f"{ROOT}/{part}", "wb") as file:
-            file.set_pipelined(True)
-            sent = 0
-            while piece := source.read(_PIECE):
-                sent += len(piece)
-                if sent >= payload.size:
-                    # A write that is not pipelined reads the answers of all before it as well.
-                    file.set_pipelined(False)
-                file.write(piece)
+            claims, free = receiving.claim(self._connection, self._mine, self._late, self._wanted)
+        except BaseException:
+            self._release(self._wanted)
+            raise
+        self._wanted = [p for p in self._wanted if claims[p].state != "there"]
+        for payload in self._wanted:
+            if claims[payload].state == "busy":
+                self._watch(payload, claims[payload])
+        mine = {p: claims[p].size for p in self._wanted if claims[p].state == "mine"}
+        return mine, free
+
+    def _watch(self, payload: Payload, claim: Claim) -> None:
+        """Write off a sender that is there and moves nothing: its own link may be gone."""
+        now = time.monotonic()
+        before, since = self._watched.get(payload, (claim, now))
+        if before != claim:
+            since = now
+        elif now - since > PATIENCE_S:
+            self._late.add(claim.owner)
+        self._watched[payload] = (claim, since)
+
+    def _bring(self, mine: dict[Payload, int], free: int | None) -> list[Payload]:
+        """Send files and give them their names; return those that have them now."""
+        try:
+            needed = sum(max(0, payload.size - have) for payload, have in mine.items()) + _MARGIN
+            if free is not None and free < needed:
+                raise self._full(needed, free)
+            starts = {payload: self._start(payload, have) for payload, have in mine.items()}
+            self._send(starts)
+            outcomes = receiving.settle(self._connection, self._mine, list(mine))
+        except BaseException as error:
+            full = isinstance(error, DeviceError) and error.kind is ErrorKind.DISK_FULL
+            self._release(list(mine), remove=full)
+            raise
+        for payload, outcome in outcomes.items():
+            if outcome == "damaged":
+                self._release([p for p, other in outcomes.items() if other == "lost"])
+                raise self._damaged(payload)
+        arrived = [payload for payload, outcome in outcomes.items() if outcome == "settled"]
+        self._brought += arrived
+        self._wanted = [payload for payload in self._wanted if payload not in arrived]
+        return arrived
+
+    def _start(self, payload: Payload, have: int) -> int:
+        """Return how much of what has arrived is right: power may have failed in between."""
+        if have > payload.size:
+            return 0
+        for length in (have - _STEP_BACK, have // 2, have // 4):
+            if length < _STEP_BACK:
+                break
+            found = receiving.prefix_digest(self._connection, payload, length)
+            if found == self._locally(payload, partial(payload.prefix_digest, length)):
+                return length
+        return 0
+
+    def _send(self, starts: dict[Payload, int]) -> None:
+        with contextlib.ExitStack() as held:
+            files = {p: held.enter_context(self._locally(p, partial(_open, p))) for p in starts}
+            for payload, file in files.items():
+                if os.fstat(file.fileno()).st_size != payload.size:
+                    raise self._changed(payload)
+            refused = self._stream({p: (files[p].fileno(), start) for p, start in starts.items()})
+        if refused is not None:  # the channel has been closed: there may be no second one
+            raise self._refused(*refused)
+
+    def _stream(self, parts: dict[Payload, tuple[int, int]]) -> tuple[Payload, SftpError] | None:
+        """Send open files, each from its start; return which was refused, and why."""
+        total, before = sum(payload.size for payload in parts), 0
+        with _guarded(self._connection, self._cancelled) as alive, self._sftp() as sftp:
+
+            def told(arrived: int) -> None:
                 alive()
-                progress(sent)
-    return True
+                self._progress(before + arrived, total)
+
+            for payload, (source, start) in parts.items():
+                if sftp is None:
+                    self._send_by_command(payload, source, start, told)
+                else:
+                    path = f"{ROOT}/parts/{payload.part}"
+                    try:
+                        sftp.write(path, source, start, payload.size, told)
+                    except SftpError as error:
+                        return payload, error
+                before += payload.size
+        return None
+
+    @contextlib.contextmanager
+    def _sftp(self) -> Iterator[Sftp | None]:
+        """Give an SFTP channel, closed at the end; None where the server has none."""
+        connection = self._connection
+        limit = Deadline(connection.target.timeouts.channel, self._cancelled)
+        with connection.channel(limit) as channel:
+            sftp = None
+            try:
+                connection.accepted(channel, lambda: channel.invoke_subsystem("sftp"), limit)
+                channel.settimeout(connection.target.timeouts.channel)
+                sftp = Sftp(channel)
+            except (DeviceError, SftpError, EOFError):
+                if not connection.alive:
+                    raise EOFError from None
+                channel.close()  # some servers allow one session only
+            else:
+                channel.settimeout(None)  # whoever guards the transfer ends the waiting
+            yield sftp
+
+    def _send_by_command(
+        self, payload: Payload, source: int, start: int, told: Callable[[int], None]
+    ) -> None:
+        """Send through commands' input, to the small SSH servers that have no SFTP."""
+        connection = self._connection
+        ask(connection, _CUT, payload.part, str(start), timeout=connection.target.timeouts.command)
+        while start < payload.size:
+            data = os.pread(source, min(_PIECE, payload.size - start), start)
+            answer = ask(
+                connection, _APPEND, payload.part, str(start), stdin=data, limit=1024,
+                timeout=connection.target.timeouts.command + len(data) / _SEND_RATE,
+                cancelled=self._cancelled,
+            )  # fmt: skip
+            if lines_of(answer) != [str(start + len(data))] or not data:
+                raise self._damaged(payload)
+            start += len(data)
+            told(start)
+
+    # -- what goes wrong
+
+    def _release(self, payloads: Sequence[Payload], remove: bool = False) -> None:
+        if self._connection.alive:
+            with contextlib.suppress(DeviceError, Cancelled):
+                receiving.release(self._connection, self._mine, payloads, remove)
+
+    def _is_full(self) -> bool:
+        """Whether a refusal is for want of space: servers seldom say so."""
+        with contextlib.suppress(DeviceError):
+            free = receiving.free_bytes(self._connection)
+            return free is not None and free < _MARGIN
+        return False
+
+    def _full(self, needed: int = 0, free: int = 0) -> DeviceError:
+        why = f": {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free" if needed else ""
+        return self._failure(ErrorKind.DISK_FULL, f"no space is left on the device{why}")
+
+    def _refused(self, payload: Payload, error: SftpError) -> DeviceError:
+        if isinstance(error, LocalFileError):
+            return self._changed(payload)
+        if out_of_space(str(error)) or self._is_full():
+            return self._full()
+        return self._failure(
+            ErrorKind.FAILED, f"{payload.path.name} was refused by its SFTP server: {error}"
+        )
+
+    def _damaged(self, payload: Payload) -> DeviceError:
+        with contextlib.suppress(OSError):
+            if Payload.of(payload.path, payload.name.partition("/")[0]).digest != payload.digest:
+                return self._changed(payload)
+        if self._is_full():
+            return self._full()
+        return self._failure(ErrorKind.FAILED, f"{payload.path.name} arrived damaged; try again")
+
+    def _changed(self, payload: Payload) -> DeviceError:
+        return self._failure(
+            ErrorKind.FAILED, f"{payload.path} was changed while it was being sent; try again"
+        )
+
+    def _locally(self, payload: Payload, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except OSError as error:
+            raise self._failure(
+                ErrorKind.FAILED, f"{payload.path} cannot be read here: {error.strerror}"
+            ) from None
+
+    def _failure(self, kind: ErrorKind, text: str) -> DeviceError:
+        return DeviceError(kind, f"{self._connection.where}: {text}")
 
 
-def _send_by_command(
-    connection: Connection, payload: Payload, part: str, cancelled: Callable[[], bool]
-) -> None:
-    """Send through a command's input, to the small SSH servers that have no SFTP."""
-    ask(
-        connection,
-        f'cat >{ROOT}/"$1"',
-        part,
-        stdin=payload.path.read_bytes(),
-        timeout=connection.target.timeouts.command + payload.size / _SEND_RATE,
-        cancelled=cancelled,
-    )
+def _open(payload: Payload) -> BinaryIO:
+    return open(payload.path, "rb", buffering=0)
 
 
 @contextlib.contextmanager
@@ -249,7 +308,7 @@ def _guarded(connection: Connection, cancelled: Callable[[], bool]) -> Iterator[
     """Give a function that says "something moved"; without it for too long, hang up.
 
     A write blocks for as long as the peer takes nothing, whatever timeouts are set, and only
-    hanging up ends it.
+    hanging up ends it. As long as something moves, a cancellation leaves the connection alone.
     """
     stall = connection.target.timeouts.stall
     moved = [time.monotonic()]
@@ -259,6 +318,8 @@ def _guarded(connection: Connection, cancelled: Callable[[], bool]) -> Iterator[
     def watch() -> None:
         while not done.wait(0.2):
             if cancelled():
+                if done.wait(_GRACE_S):
+                    return
                 why.append(Cancelled())
             elif time.monotonic() - moved[0] > stall:
                 why.append(
@@ -273,6 +334,8 @@ def _guarded(connection: Connection, cancelled: Callable[[], bool]) -> Iterator[
 
     def alive() -> None:
         moved[0] = time.monotonic()
+        if cancelled():
+            raise Cancelled
 
     watcher = threading.Thread(target=watch, name=f"transfer {connection.where}", daemon=True)
     watcher.start()

@@ -42,7 +42,7 @@ def on_device(server: Sshd, one: Payload) -> Path:
 
 
 def parts(server: Sshd, one: Payload) -> list[Path]:
-    return list((server.home / ".hdap").glob(f"{one.name}.*.part"))
+    return list((server.home / ".hdap" / "parts").glob(f"{one.part}*"))
 
 
 def test_a_model_arrives_whole_under_the_name_of_its_hash(
@@ -171,7 +171,7 @@ def test_a_file_that_changes_on_its_way_gets_no_name(
 ) -> None:
     one = payload(tmp_path)
     one.path.write_bytes(bytes(one.size))
-    with pytest.raises(DeviceError, match="damaged") as caught:
+    with pytest.raises(DeviceError, match="was changed while") as caught:
         upload(connection, [one])
     assert caught.value.kind is ErrorKind.FAILED
     assert not on_device(server, one).exists()
