@@ -366,4 +366,8 @@ def _make_view(name: str) -> HdapScreen:
         from hdap_tui.dashboard.screens.models import ModelsScreen
 
         return ModelsScreen()
+    if name == "deployments":
+        from hdap_tui.dashboard.screens.deployments import DeploymentsScreen
+
+        return DeploymentsScreen()
     return FleetScreen()

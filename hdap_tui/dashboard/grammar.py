@@ -24,6 +24,7 @@ SHORT = {
     "alerts": "alerts list",
     "jobs": "jobs list",
     "models": "models list",
+    "deployments": "deployments list",
     "lab": "lab status",
     "config": "config show",
 }
@@ -85,6 +86,7 @@ class Selection:
     alert: int | None = None
     job: str = ""
     model: str = ""
+    deployment: int | None = None
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -291,6 +293,8 @@ def _values(parameter: Parameter | None, snapshot: FleetSnapshot | None) -> list
             found = [row.name for row in snapshot.models]
         case "job":
             found = [row.id for row in snapshot.jobs]
+        case "deployment":
+            found = [str(row.id) for row in snapshot.deployments]
         case "alert":
             found = [str(row.id) for row in snapshot.alerts if row.state != "resolved"]
         case _:
@@ -309,5 +313,6 @@ def _nothing(subject: str, command: Command, selection: Selection) -> str:
         "alert": "press 3 and move to it",
         "job": "press 4 and move to it",
         "model": "press 5 and move to it",
+        "deployment": "press 6 and move to it",
     }[subject]
     return f"{command.name} needs {'an' if subject == 'alert' else 'a'} {subject}: {place}."

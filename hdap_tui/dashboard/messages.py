@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 
-from hdap_tui.store.records import AlertEvent, FleetSnapshot, Point
+from hdap_tui.store.records import AlertEvent, DeploymentDevice, FleetSnapshot, Point
 
 if TYPE_CHECKING:
     from hdap_tui.dashboard.follow import JobView
@@ -78,6 +78,14 @@ class AlertEventsRead(Message):
 
     alert: int
     events: Sequence[AlertEvent]
+
+
+@dataclass
+class DeploymentRead(Message):
+    """What was done on the devices of a deployment was read."""
+
+    deployment: int
+    devices: Sequence[DeploymentDevice]
 
 
 @dataclass

@@ -9,16 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hdap_tui.context import Context, Outcome
 from hdap_tui.dashboard.watcher import ChildWatcher
-from hdap_tui.store.records import AlertEvent, FleetSnapshot, JobRow, Point
+from hdap_tui.store.records import AlertEvent, DeploymentDevice, FleetSnapshot, JobRow, Point
 
 if TYPE_CHECKING:
     from engine.events import AnyEvent, Reporter
     from hdap_tui.commands import Command
+    from hdap_tui.config.settings import Device
     from hdap_tui.dashboard.jobwatch import JobWatch
     from hdap_tui.store.database import Store
 
@@ -38,6 +40,10 @@ class Source(Protocol):
         """Whether dangerous commands are refused."""
 
     @property
+    def devices(self) -> Mapping[str, Device]:
+        """The settings' devices by name."""
+
+    @property
     def log_file(self) -> Path | None:
         """Where the dashboard writes what went wrong."""
 
@@ -52,6 +58,9 @@ class Source(Protocol):
 
     def alert_events(self, alert: int) -> Sequence[AlertEvent]:
         """Read the history of an alert, oldest first."""
+
+    def deployment(self, number: int) -> Sequence[DeploymentDevice]:
+        """Read what was done on the devices of a deployment."""
 
     def job_events(self, job: JobRow, offset: int) -> tuple[Sequence[AnyEvent], int]:
         """Read a job's events from an offset on; return them and the offset to go on from."""
@@ -110,6 +119,11 @@ class FleetSource:
         """Whether the settings refuse every command that changes devices."""
         return self._context.settings.fleet.read_only
 
+    @cached_property
+    def devices(self) -> Mapping[str, Device]:
+        """The settings' devices by name."""
+        return {device.name: device for device in self._context.settings.devices}
+
     @property
     def log_file(self) -> Path | None:
         """The dashboard's log, in the fleet's state folder."""
@@ -139,6 +153,12 @@ class FleetSource:
         from hdap_tui.store.alerts import events
 
         return events(self._store, alert)
+
+    def deployment(self, number: int) -> Sequence[DeploymentDevice]:
+        """Read the devices of a deployment from the store."""
+        from hdap_tui.store.deployments import devices
+
+        return devices(self._store, number)
 
     def job_events(self, job: JobRow, offset: int) -> tuple[Sequence[AnyEvent], int]:
         """Read a job's events from its folder."""
@@ -201,12 +221,14 @@ class FleetSource:
         """The store; it gives every thread a connection of its own."""
         with self._lock:
             if self._opened is None:
+                from hdap_tui.deploy.owning import notice
                 from hdap_tui.store.database import open_store
                 from hdap_tui.store.devices import sync
 
                 settings = self._context.settings
                 store = open_store(settings.database)
                 sync(store, settings.devices)
+                notice(store, settings.state_dir)
                 self._opened = store
             return self._opened
 

@@ -15,6 +15,7 @@ _VIEWS = (
     ("3", "alerts", "alerts list"),
     ("4", "jobs", "jobs list"),
     ("5", "models", "models list"),
+    ("6", "deployments", "deployments list"),
 )
 
 

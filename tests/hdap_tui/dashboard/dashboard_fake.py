@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.events import AnyEvent, Reporter, from_json, to_json
 from hdap_tui.commands import Command
+from hdap_tui.config import Device
 from hdap_tui.context import Outcome, Table
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.store.records import (
@@ -24,6 +25,7 @@ from hdap_tui.store.records import (
     AlertRow,
     ClusterMap,
     ClusterRow,
+    DeploymentDevice,
     DeploymentRow,
     DeviceRow,
     FleetSnapshot,
@@ -295,6 +297,7 @@ class FakeSource:
     def __init__(self, fleet: FleetSnapshot | None = None, events: Path | None = None) -> None:
         self.fleet = fleet if fleet is not None else globals()["fleet"]()
         self.read_only = False
+        self.devices: dict[str, Device] = {}
         self.log_file: Path | None = None
         self.events = events
         self.ran: list[tuple[str, dict[str, Any]]] = []
@@ -328,6 +331,16 @@ class FakeSource:
     def history(self, device: str) -> Sequence[Point]:
         row = next((r for r in self.fleet.devices if r.name == device), None)
         return points(row) if row else ()
+
+    def deployment(self, number: int) -> Sequence[DeploymentDevice]:
+        return tuple(
+            DeploymentDevice(
+                device=row.name, stage=1 if i < 3 else 2, step="A/B measurement done",
+                outcome="kept", switched=True, speedup=2.31, low=2.25, high=2.37,
+                verdict="faster",
+            )
+            for i, row in enumerate(self.fleet.devices[:12])
+        )  # fmt: skip
 
     def alert_events(self, alert: int) -> Sequence[AlertEvent]:
         row = next(a for a in self.fleet.alerts if a.id == alert)

@@ -19,11 +19,27 @@ from hdap_tui.dashboard.screens.prompt import PromptScreen
 from hdap_tui.dashboard.widgets.scatter import Scatter
 from hdap_tui.dashboard.widgets.table import Table
 
-HOME = {"alert": "3", "job": "4", "model": "5", "devices": "1", "device": "1", "": "1"}
+HOME = {
+    "alert": "3",
+    "job": "4",
+    "model": "5",
+    "deployment": "6",
+    "devices": "1",
+    "device": "1",
+    "": "1",
+}
 """The view on which a command's subject is selected."""
-HOMES_BY_KEY = {"1": "fleet", "2": "map", "3": "alerts", "4": "jobs", "5": "models"}
+HOMES_BY_KEY = {
+    "1": "fleet",
+    "2": "map",
+    "3": "alerts",
+    "4": "jobs",
+    "5": "models",
+    "6": "deployments",
+}
 HOMES = set(HOMES_BY_KEY.values())
 VIEWS = {"fleet": "fleet", "map": "map", "alerts": "alerts", "jobs": "jobs", "models": "models",
+         "deployments": "deployments",
          "device": "device", "job": "jobs"}  # fmt: skip
 
 
