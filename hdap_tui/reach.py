@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hdap_tui.errors import UnreachableError
 from hdap_tui.lab.addresses import Address, addresses
+from hdap_tui.ssh.config import SshConfig, configuration
 from hdap_tui.ssh.pool import Connections
+from hdap_tui.ssh.secret import Secrets
 from hdap_tui.ssh.target import Target, Timeouts
 
 if TYPE_CHECKING:
@@ -17,23 +19,48 @@ if TYPE_CHECKING:
 
 def connections(context: Context) -> Connections:
     """Return the connections that one command works with; to be closed, best by `with`."""
-    return Connections(
-        context.settings.ssh.parallel,
-        passphrase=lambda path: context.secret(f"Passphrase of {path}"),
-    )
+    ssh = context.settings.ssh
+    if (config := ssh_config(context.settings)) is not None:
+        config.warn = lambda sentence: context.reporter.noted("connect", sentence)
+    return Connections(ssh.parallel, ssh.handshakes, Secrets(context.secret))
+
+
+def ssh_config(settings: Settings) -> SshConfig | None:
+    """Return the SSH configuration that counts; None where the settings switch it off."""
+    named = settings.ssh.config
+    if named.lower() == "none":
+        return None
+    return configuration(settings.resolve(named) if named else None)
 
 
 def target_of(settings: Settings, device: Device, lab: Address | None = None) -> Target:
     """Return how a device of the settings is reached; `lab` is where an emulated one listens."""
     ssh = settings.ssh
     connect = ssh.connect_timeout_s
-    address = lab or device
+    if lab is not None:
+        way: dict[str, Any] = {
+            "host": lab.host,
+            "port": lab.port,
+            "user": lab.user,
+            "identity": lab.identity,
+            "other_known_hosts": (),
+        }
+    else:
+        way = {
+            "host": device.host,
+            "port": device.port if "port" in device.given else 0,
+            "user": device.user if "user" in device.given else "",
+            "identity": device.identity,
+            "certificate": device.certificate,
+            "password_command": ssh.password_command,
+            "ask_password": ssh.ask_password,
+            "config": ssh_config(settings),
+            "proxy_jump": device.proxy_jump,
+            "jump_identity": settings.resolve(ssh.identity) if ssh.identity else None,
+        }
     return Target(
         name=device.name,
-        host=address.host,
-        port=address.port,
-        user=address.user,
-        identity=address.identity,
+        **way,
         known_hosts=settings.known_hosts,
         timeouts=Timeouts(
             connect=connect,

@@ -51,11 +51,25 @@ class Ssh(Section, frozen=True):
     """How devices are reached, unless a device says otherwise."""
 
     user: str = ""
-    """Whom to log in as; left out: the user who runs hdap."""
-    port: Port = 22
-    """Port of the SSH server."""
+    """Whom to log in as; left out: as the SSH configuration says, else the user who runs hdap."""
+    port: Port | None = None
+    """Port of the SSH server; left out: as the SSH configuration says, else 22."""
     identity: str = ""
-    """Private key, relative to this file; left out: the SSH agent and the usual keys."""
+    """Private key, relative to this file; left out: as the SSH configuration says, else the SSH
+    agent and the usual keys."""
+    certificate: str = ""
+    """Certificate of the key, relative to this file; left out: KEY-cert.pub, where there is one."""
+    proxy_jump: str = ""
+    """Jump hosts on the way to the devices, each [user@]host[:port], several apart by commas; left
+    out: as the SSH configuration says; "none": no jump host."""
+    config: str = ""
+    """SSH configuration that says how devices are reached where this file does not, relative to
+    this file; left out: ~/.ssh/config and the system's; "none": no such file."""
+    ask_password: bool = False
+    """Whether hdap may ask for a password, once for the fleet, where keys are not enough."""
+    password_command: str = ""
+    """Command on this machine whose first line of output is the password; it finds the device in
+    HDAP_DEVICE, HDAP_HOST and HDAP_USER."""
     known_hosts: str = ""
     """File of trusted host keys, relative to this file; left out: known_hosts in the state
     folder."""
@@ -65,6 +79,9 @@ class Ssh(Section, frozen=True):
     """Seconds that a short command or one step of a transfer may take."""
     parallel: Count = 64
     """How many devices are worked on at once."""
+    handshakes: Count = 8
+    """How many logins may be under way at one server at once; a jump host gets a single one for
+    all devices behind it."""
     python: str = ""
     """Python on the devices (3.8 or newer, with numpy and onnxruntime); left out: the environment
     that "hdap devices provision" built, or else python3."""
@@ -83,6 +100,10 @@ class DeviceEntry(Section, frozen=True):
     """Whom to log in as, or a pattern; left out: as in [ssh]."""
     identity: Text | None = None
     """Private key, or a pattern; left out: as in [ssh]."""
+    certificate: Text | None = None
+    """Certificate of the key, or a pattern; left out: as in [ssh]."""
+    proxy_jump: Text | None = None
+    """Jump hosts on the way to it, or "none"; left out: as in [ssh]."""
     tags: tuple[Tag, ...] = ()
     """Words to select devices by, as in --select tag=kitchen."""
     emulated: bool = False

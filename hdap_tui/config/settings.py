@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import getpass
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from hdap_tui.config import schema
 from hdap_tui.config.patterns import expand
 from hdap_tui.config.source import Source, did_you_mean
 from hdap_tui.errors import SettingsError
+from hdap_tui.names import own_name
+from hdap_tui.ssh.jumps import parse_jumps
 
 BUILTIN = "builtin:"
 BUILTIN_MODELS = ("resnet20-digits", "compute", "bandwidth", "dispatch")
@@ -25,7 +26,7 @@ BUILTIN_WEIGHTS = ("resnet20-digits",)
 BUILTIN_DATA = ("digits",)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_PATTERN_KEYS = ("name", "host", "port", "user", "identity")
+_PATTERN_KEYS = ("name", "host", "port", "user", "identity", "certificate")
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,17 @@ class Device:
     port: int
     user: str
     identity: Path | None
-    """Private key; None: the SSH agent and the usual keys."""
+    """Private key; None: as the SSH configuration says, else the SSH agent and the usual keys."""
     tags: tuple[str, ...]
     emulated: bool
     host_group: str
     """The machine that it shares; empty: it has one for itself."""
     python: str
+    certificate: Path | None = None
+    proxy_jump: str = ""
+    """Jump hosts as written; empty: as the SSH configuration says."""
+    given: frozenset[str] = frozenset({"port", "user"})
+    """Which of port and user stand in the file; of the others the SSH configuration decides."""
 
 
 @dataclass(frozen=True)
@@ -338,7 +344,8 @@ def _device(
             f'"{name[:80]}" must be at most 63 letters, digits, dots, dashes and underscores, '
             "the first no sign.",
         )
-    port = values.get("port", entry.port or ssh.port)
+    written = values.get("port", entry.port or ssh.port)
+    port = 22 if written is None else written
     if isinstance(port, str):
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise source.error(
@@ -346,21 +353,29 @@ def _device(
             )
         port = int(port)
     identity = values.get("identity", ssh.identity)
+    certificate = values.get("certificate", ssh.certificate)
+    user = values.get("user") or ssh.user
+    proxy_jump = entry.proxy_jump or ssh.proxy_jump
+    try:
+        parse_jumps(proxy_jump or "none")
+    except ValueError as error:
+        place = ("devices", index, "proxy_jump") if entry.proxy_jump else ("ssh", "proxy_jump")
+        raise source.error(place, f"{error}.") from None
     return Device(
         name=name,
         host=values.get("host", name),
         port=port,
-        user=values.get("user") or ssh.user or _own_name(),
+        user=user or own_name(),
         identity=settings.resolve(identity) if identity else None,
         tags=entry.tags,
         emulated=entry.emulated,
         host_group=entry.host_group or "",
         python=entry.python or ssh.python,
+        certificate=settings.resolve(certificate) if certificate else None,
+        proxy_jump=proxy_jump,
+        given=frozenset(
+            key
+            for key, value in (("port", written), ("user", user))
+            if value is not None and value != ""
+        ),
     )
-
-
-def _own_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user that nobody has named
-        return ""

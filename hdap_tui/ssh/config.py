@@ -7,7 +7,6 @@ the files say something of, and once for hosts that match the same blocks.
 
 from __future__ import annotations
 
-import getpass
 import os
 import pwd
 import shlex
@@ -18,15 +17,18 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from hdap_tui.names import own_name
 from hdap_tui.ssh.config_file import MANY, SINGLE, Line, Lines, read
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
-from hdap_tui.ssh.target import Jump, Login, Target
+from hdap_tui.ssh.jumps import parse_jumps
+from hdap_tui.ssh.target import Jump, Target
 from hdap_tui.text import clean
 
-L = TypeVar("L", bound=Login)
+L = TypeVar("L", bound=Target)
 
 SYSTEM_FILE = Path("/etc/ssh/ssh_config")
 _ASK_S = 10.0  # `Match exec` runs commands
@@ -52,15 +54,6 @@ class Options:
     key_alias: str = ""
     user_known_hosts: tuple[str, ...] | None = None
     global_known_hosts: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Hop:
-    """A jump host as it is written: [user@]host[:port]."""
-
-    host: str
-    user: str = ""
-    port: int = 0
 
 
 @dataclass(eq=False)
@@ -221,8 +214,9 @@ def resolve(target: Target) -> Target:
         DeviceError: the configuration cannot be used, or its jump hosts lead in a circle.
     """
     config = target.config
-    if config is None:
+    if config is None and not target.proxy_jump:
         return _filled(target, Options(target.host))
+    config = config or configuration(Path(os.devnull))
     try:
         options = config.options(target.host, target.port, target.user)
         jumps = _jumps(config, target, options)
@@ -241,7 +235,7 @@ def resolve(target: Target) -> Target:
 
 def _filled(login: L, options: Options) -> L:
     """Return a login with what the configuration says where it says nothing itself."""
-    user = login.user or options.user or _own_name()
+    user = login.user or options.user or own_name()
     names = {
         "h": options.host, "n": login.host, "p": str(login.port or options.port or 22), "r": user,
         "k": options.key_alias or login.host,
@@ -279,7 +273,10 @@ def _chain(
 
     Only the first is reached as the configuration says; each other through the one before it.
     """
-    hops = parse_jumps(written)
+    try:
+        hops = parse_jumps(written)
+    except ValueError as error:
+        raise _refusal(str(error)) from None
     for hop in hops:
         if hop.host.lower() in map(str.lower, seen):
             way = " -> ".join((*seen, hop.host))
@@ -308,31 +305,6 @@ def _chain(
     return tuple(found)
 
 
-def parse_jumps(written: str) -> list[Hop]:
-    """Return the jump hosts that a ProxyJump names.
-
-    Raises:
-        DeviceError: it is no list of [user@]host[:port].
-    """
-    hops = []
-    for part in written.split(","):
-        text = part.strip().removeprefix("ssh://").rstrip("/")
-        user, at, place = text.rpartition("@")
-        if place.startswith("["):
-            host, _, rest = place[1:].partition("]")
-            port = rest.removeprefix(":")
-        else:
-            host, _, port = place.partition(":")
-        valid_port = not port or (port.isdecimal() and 0 < int(port) < 65536)
-        if not host or (at and not user) or not valid_port or host.startswith("-"):
-            raise _refusal(
-                f'"{clean(part.strip(), 80)}" names no jump host; write [user@]host[:port], several'
-                ' apart by commas, or "none"'
-            )
-        hops.append(Hop(host, user, int(port or 0)))
-    return hops
-
-
 def _path(text: str, names: dict[str, str]) -> Path:
     expanded = _text(text, names)
     if expanded.startswith("~/"):
@@ -347,7 +319,7 @@ def _text(text: str, names: dict[str, str]) -> str:
     """Expand the tokens of ssh_config(5)."""
     own = socket.gethostname()
     known = {
-        **names, "%": "%", "d": str(_home()), "i": str(os.getuid()), "u": _own_name(),
+        **names, "%": "%", "d": str(_home()), "i": str(os.getuid()), "u": own_name(),
         "l": own, "L": own.partition(".")[0],
     }  # fmt: skip
     pieces = os.path.expandvars(text).split("%")
@@ -373,12 +345,11 @@ def _account_home() -> Path:
         return Path.home()
 
 
-def _own_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user that nobody has named
-        return ""
-
-
 def _refusal(text: str) -> DeviceError:
     return DeviceError(ErrorKind.FAILED, text)
+
+
+@lru_cache(maxsize=16)
+def configuration(path: Path | None) -> SshConfig:
+    """Return the one reader of a configuration; None is that of the operator and the system."""
+    return SshConfig(path)

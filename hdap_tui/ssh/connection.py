@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,37 +13,30 @@ from typing import Any
 
 import paramiko
 
+from hdap_tui.ssh.config import resolve
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind, classify, out_of_space
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
-from hdap_tui.ssh.keys import Passphrase, offered
-from hdap_tui.ssh.sockets import Deadline, never, open_socket
+from hdap_tui.ssh.keys import Offers
+from hdap_tui.ssh.login import log_in
+from hdap_tui.ssh.secret import Secrets
+from hdap_tui.ssh.sockets import Deadline, never
 from hdap_tui.ssh.target import Target
+from hdap_tui.ssh.transport import (
+    ChannelRefused,
+    FleetTransport,
+    NoKnownKey,
+    handshake,
+    hang_up,
+    shown,
+)
+from hdap_tui.ssh.tunnel import Tunnel, dig, way_refused
 from hdap_tui.text import clean
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # or tracebacks reach the screen
 
-WEAK = {
-    "ciphers": ["3des-cbc", "aes128-cbc", "aes192-cbc", "aes256-cbc"],
-    "macs": ["hmac-sha1", "hmac-sha1-96", "hmac-md5", "hmac-md5-96"],
-}
-"""Algorithms that paramiko still offers and that are not to be used."""
-
 OUTPUT_LIMIT = 8 << 20
 """Bytes kept of each output stream, unless a command brings a limit of its own."""
 _PIECE = 65536
-
-
-class FleetTransport(paramiko.Transport):  # type: ignore[misc]
-    """A transport that wakes up once a second while idle, not ten times."""
-
-    _active_check_timeout = 1.0
-
-    farewell = ""
-    """What the server said when it hung up."""
-
-    def _parse_disconnect(self, message: Any) -> None:
-        message.get_int()
-        self.farewell = clean(message.get_text())
 
 
 @dataclass(frozen=True)
@@ -67,11 +59,18 @@ class Connection:
         self.transport = transport
         self.opened = time.monotonic()
         self._served = False
+        self._sessions = 0
+        self._ended = threading.Condition()
 
     @property
     def alive(self) -> bool:
         """Whether it stands, as far as is known."""
         return bool(self.transport.is_active())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a session is open."""
+        return self._sessions > 0
 
     @property
     def where(self) -> str:
@@ -137,11 +136,14 @@ class Connection:
     def channel(self, deadline: Deadline) -> Iterator[Any]:
         """Give a session channel, closed at the end; errors inside come out classified."""
         try:
-            channel = self._open_session(deadline.within(self.target.timeouts.channel))
+            channel = self._open_session(deadline)
             try:
                 yield channel
             finally:
                 channel.close()
+                with self._ended:
+                    self._sessions -= 1
+                    self._ended.notify_all()
         except Cancelled:
             raise
         except Exception as error:
@@ -150,21 +152,46 @@ class Connection:
             raise classify(error, self.where) from error
 
     def _open_session(self, deadline: Deadline) -> Any:
-        """Open a channel; where the server allows but few at once, wait for one to end.
+        """Open a channel; where the server allows but few at once, wait for one of ours to end.
 
         A server learns a little later than we do that a session has ended.
         """
+        limit = deadline.within(self.target.timeouts.channel)
         pause = 0.01
         while True:
             try:
-                channel = self.transport.open_session(timeout=deadline.left())
-                self._served = True
-                return channel
-            except paramiko.ChannelException:
-                if not self._served or deadline.left() <= pause:
+                channel = self.transport.ask("session", limit.left())
+            except ChannelRefused:
+                if not self._served or limit.left() <= pause:
                     raise
-            deadline.within(pause).rest()
+            else:
+                with self._ended:
+                    self._served = True
+                    self._sessions += 1
+                return channel
+            with limit.paused():  # each session of ours has a limit of its own
+                self._wait_for_an_end(deadline.cancelled)
+            limit.within(pause).rest()
             pause = min(2 * pause, 0.25)
+
+    def _wait_for_an_end(self, cancelled: Callable[[], bool]) -> None:
+        with self._ended:
+            before = self._sessions
+            while self._sessions >= before > 0 and self.alive:
+                self._ended.wait(0.25)
+                if cancelled():
+                    raise Cancelled
+
+    def way_to(self, target: Target) -> Callable[[Deadline], Tunnel]:
+        """Return what opens the way to a server behind this jump host."""
+
+        def way(deadline: Deadline) -> Tunnel:
+            try:
+                return dig(self.transport, target.host, target.port, deadline)
+            except ChannelRefused as error:
+                raise way_refused(error, target.place, self.target) from None
+
+        return way
 
     def accepted(self, channel: Any, ask: Callable[[], None], deadline: Deadline) -> None:
         """Make a request of a channel; paramiko by itself would wait for the answer for ever.
@@ -194,7 +221,7 @@ class Connection:
 
     def close(self) -> None:
         """Close it; its thread ends at once, too."""
-        _hang_up(self.transport)
+        hang_up(self.transport)
 
 
 class _Exchange:
@@ -273,140 +300,83 @@ def connect(
     target: Target,
     known: KnownHosts | None = None,
     *,
-    passphrase: Passphrase | None = None,
+    secrets: Secrets | None = None,
+    through: Connection | None = None,
     cancelled: Callable[[], bool] = never,
     deadline: Deadline | None = None,
 ) -> Connection:
     """Open one connection: one try, no stage longer than the target allows.
 
-    The host key is checked before anything about a credential leaves this machine.
+    The host key is checked before anything about a credential leaves this machine. A passphrase
+    that is needed for certain is asked for before anybody is connected to. `through` is the
+    connection to the last of the target's jump hosts.
 
     Raises:
         DeviceError: with the class of what went wrong.
         Cancelled: it is no longer wanted.
     """
-    known = known or KnownHosts(target.known_hosts)
+    target = resolve(target)
+    known = known or KnownHosts(target.known_hosts, target.other_known_hosts)
     deadline = deadline or Deadline(target.timeouts.total, cancelled)
+    secrets = secrets or Secrets()
+    offers = Offers(target, secrets, deadline)
     transport = None
     try:
-        keys = known.lookup(target.host, target.port)
-        transport = _handshake(target, deadline, pinned=sorted({key.type for key in keys}))
-        key = _shown(transport)
-        known.check(target.host, target.port, key, target.name)
-        _log_in(transport, target, passphrase, deadline.within(target.timeouts.auth))
+        offers.peek()
+        transport = _shaken(target, known, deadline, through)
+        key = shown(transport)
+        known.check(*target.known_as, key, target.place, target.acceptance)
+        log_in(transport, target, offers, secrets, deadline.within(target.timeouts.auth))
         return Connection(target, transport, key)
     except BaseException as error:
         if transport is not None:
-            _hang_up(transport)
+            hang_up(transport)
         if isinstance(error, Cancelled) or not isinstance(error, Exception):
             raise
-        if "no acceptable host key" in str(error) and keys:
-            # It has no key of the known type: look at the one it has, to show both.
-            known.check(target.host, target.port, scan(target, deadline), target.name)
-        raise classify(error, _place(target)) from error
+        raise classify(error, target.place) from error
+    finally:
+        offers.close()
 
 
-def scan(target: Target, deadline: Deadline | None = None) -> HostKey:
+def _shaken(
+    target: Target, known: KnownHosts, deadline: Deadline, through: Connection | None
+) -> FleetTransport:
+    """Connect; the server is asked for a host key of a known type, and shows another if it must."""
+    way = through.way_to(target) if through is not None else None
+    types = known.types(*target.known_as)
+    try:
+        transport = handshake(target, deadline, types, way)
+        if types or not (types := known.other_types(*target.known_as, shown(transport))):
+            return transport
+        hang_up(transport)  # it may have the known key as well
+        return handshake(target, deadline, types, way)
+    except NoKnownKey:
+        return handshake(target, deadline, [], way)
+
+
+def scan(
+    target: Target,
+    deadline: Deadline | None = None,
+    *,
+    known: KnownHosts | None = None,
+    through: Connection | None = None,
+) -> HostKey:
     """Return the host key that a device shows, without logging in; nothing is believed yet.
 
     Raises:
         DeviceError: with the class of what went wrong.
+        Cancelled: it is no longer wanted.
     """
+    target = resolve(target)
     deadline = deadline or Deadline(target.timeouts.total)
+    known = known or KnownHosts(target.known_hosts, target.other_known_hosts)
     try:
-        transport = _handshake(target, deadline, pinned=[])
+        transport = _shaken(target, known, deadline, through)
     except Cancelled:
         raise
     except Exception as error:
-        raise classify(error, _place(target)) from error
+        raise classify(error, target.place) from error
     try:
-        return _shown(transport)
+        return shown(transport)
     finally:
-        _hang_up(transport)
-
-
-def _place(target: Target) -> str:
-    return f"{target.name} ({target.address})"
-
-
-def _handshake(target: Target, deadline: Deadline, pinned: list[str]) -> FleetTransport:
-    """Connect and agree on keys; with pinned types the server must show a key of one of them."""
-    limits = target.timeouts
-    raw = open_socket(target.host, target.port, deadline.within(limits.connect), limits.dead_after)
-    stage = deadline.within(limits.handshake)
-    try:
-        transport = FleetTransport(raw, disabled_algorithms=WEAK)
-    except BaseException:
-        raw.close()
-        raise
-    transport.banner_timeout = transport.handshake_timeout = stage.left()
-    transport.channel_timeout = limits.channel
-    options = transport.get_security_options()
-    wanted = [
-        algorithm
-        for kind in pinned
-        for algorithm in (("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,))
-        if algorithm in options.key_types
-    ]
-    if wanted:
-        options.key_types = tuple(wanted)
-    done = threading.Event()
-    try:
-        transport.start_client(event=done)
-        stage.wait(done)
-        if not transport.is_active():
-            raise transport.get_exception() or EOFError()
-    except BaseException:
-        _hang_up(transport)
-        raise
-    return transport
-
-
-def _shown(transport: FleetTransport) -> HostKey:
-    key = transport.get_remote_server_key()
-    return HostKey(key.get_name(), key.get_base64())
-
-
-def _log_in(
-    transport: FleetTransport, target: Target, passphrase: Passphrase | None, deadline: Deadline
-) -> None:
-    where = _place(target)
-    refused = False
-    with offered(target, passphrase) as keys:
-        for key in keys:
-            answered = threading.Event()
-            transport.auth_publickey(target.user, key, answered)
-            deadline.wait(answered)
-            if transport.is_authenticated():
-                return
-            error = transport.get_exception()
-            if not transport.is_active():
-                if not refused and "authentication" not in transport.farewell.lower():
-                    raise error or EOFError()
-                break
-            if isinstance(error, paramiko.ssh_exception.PartialAuthentication):
-                further = clean(", ".join(error.allowed_types))
-                raise DeviceError(
-                    ErrorKind.AUTHENTICATION,
-                    f"{where}: after the key it asks for more ({further}), which is not supported",
-                )
-            refused = True
-    tried = f" ({transport.farewell})" if transport.farewell else ""
-    raise DeviceError(
-        ErrorKind.AUTHENTICATION,
-        f'{where}: it refused the login of user "{target.user}" with'
-        f" {_named_keys(len(keys), target)}{tried}",
-    )
-
-
-def _named_keys(count: int, target: Target) -> str:
-    if target.identity is not None:
-        return f"the key {target.identity}"
-    return f"{count} keys of the SSH agent and ~/.ssh" if count > 1 else "the only key found"
-
-
-def _hang_up(transport: FleetTransport) -> None:
-    with contextlib.suppress(OSError):  # wakes the transport's thread out of its read
-        transport.sock.shutdown(socket.SHUT_RDWR)
-    transport.close()
-    transport.sock.close()
+        hang_up(transport)

@@ -179,6 +179,16 @@ class KnownHosts:
                 return sorted({key.type for key in found})
         return []
 
+    def other_types(self, host: str, port: int, key: HostKey) -> list[str]:
+        """Return the types of known keys that a host could show in place of an unknown one."""
+        name = host_name(host, port)
+        for index in self._read():
+            if index.has(name, key):
+                return []
+            if found := index.lookup(name):
+                return sorted({known.type for known in found} - {key.type})
+        return []
+
     def check(self, host: str, port: int, key: HostKey, where: str, accept: str = ACCEPT) -> None:
         """Let a known key pass; `accept` is the command that accepts another.
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
-from hdap_tui.ssh.connection import Connection, connect
+from hdap_tui.ssh.config import resolve
+from hdap_tui.ssh.connection import Connection, connect, scan
 from hdap_tui.ssh.errors import Cancelled, DeviceError
-from hdap_tui.ssh.hostkeys import KnownHosts
-from hdap_tui.ssh.keys import Passphrase
+from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
+from hdap_tui.ssh.secret import Secrets
 from hdap_tui.ssh.sockets import Deadline, never
-from hdap_tui.ssh.target import Target
+from hdap_tui.ssh.target import Jump, Target
+from hdap_tui.ssh.tunnel import Pulse
 
 ATTEMPTS = 4
 _BASE_S, _MOST_S = 0.5, 8.0
@@ -30,25 +34,42 @@ def backoff(attempt: int) -> float:
     return random.uniform(0.0, min(_MOST_S, _BASE_S * 3.0 ** (attempt - 1)))
 
 
+@dataclass
+class _Bastion:
+    """The one connection to a jump host, for all devices behind it."""
+
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    connection: Connection | None = None
+    error: DeviceError | None = None
+    """Why it could not be opened."""
+    until: float = 0.0
+    """How long that is believed without another try."""
+
+
 class Connections:
     """One connection a device, opened when it is first asked for and kept open.
 
-    At most `bound` are being opened at once, at most `handshakes` to one server. Safe to use
-    from several threads; not from a forked child.
+    At most `bound` are being opened at once, at most `handshakes` to one server. Devices behind
+    one jump host share the connection to it. Safe to use from several threads; not from a forked
+    child.
     """
 
+    believed_s = 30.0
+    """How long a jump host that failed is not tried again: each of the devices behind it asks."""
+
     def __init__(
-        self, bound: int = 64, handshakes: int = 8, passphrase: Passphrase | None = None
+        self, bound: int = 64, handshakes: int = 8, secrets: Secrets | None = None
     ) -> None:
         self.bound = bound
-        self._passphrase = passphrase
+        self.secrets = secrets or Secrets()
         self._opening = threading.BoundedSemaphore(bound)
-        self._servers: defaultdict[tuple[str, int], threading.BoundedSemaphore] = defaultdict(
+        self._servers: defaultdict[object, threading.BoundedSemaphore] = defaultdict(
             lambda: threading.BoundedSemaphore(handshakes)
         )
         self._open: dict[Target, Connection] = {}
         self._turns: defaultdict[Target, threading.Lock] = defaultdict(threading.Lock)
-        self._known: dict[Path, KnownHosts] = {}
+        self._bastions: defaultdict[tuple[Jump, ...], _Bastion] = defaultdict(_Bastion)
+        self._pulse = Pulse()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -58,12 +79,9 @@ class Connections:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def known(self, path: Path) -> KnownHosts:
-        """Return the index of a fleet's host keys, read once for all devices."""
-        with self._lock:
-            if path not in self._known:
-                self._known[path] = KnownHosts(path)
-            return self._known[path]
+    def known(self, target: Target) -> KnownHosts:
+        """Return the host keys that count for a target."""
+        return KnownHosts(target.known_hosts, target.other_known_hosts)
 
     def open(
         self,
@@ -76,25 +94,37 @@ class Connections:
         `limit_s` is at most the target's total limit; waiting for a turn does not count.
 
         Raises:
-            DeviceError: with the class of what went wrong.
+            DeviceError: with the class of what went wrong, also with a jump host.
             Cancelled: it is no longer wanted.
         """
+        total = target.timeouts.total
+        return self._get(target, Deadline(min(total, limit_s or total), cancelled))
+
+    def _get(self, target: Target, deadline: Deadline) -> Connection:
+        cancelled = deadline.cancelled
         with self._lock:
             turn = self._turns[target]
-            server = self._servers[target.host, target.port]
-        with _held(turn, cancelled):
+        with _held(turn, deadline):
             standing = self._open.get(target)
             if standing is not None:
                 if standing.alive:
                     return standing
                 self.drop(target)
-            with _held(server, cancelled), _held(self._opening, cancelled):
-                total = target.timeouts.total
+            found = resolve(target)
+            through = self._through(found, cancelled, deadline)
+            with self._lock:
+                server = self._servers[found.jumps, found.host, found.port]
+            with _held(server, deadline), _held(self._opening, deadline):
                 connection = connect(
-                    target,
-                    self.known(target.known_hosts),
-                    passphrase=self._passphrase,
-                    deadline=Deadline(min(total, limit_s or total), cancelled),
+                    found,
+                    self.known(found),
+                    secrets=self.secrets,
+                    through=through,
+                    deadline=deadline,
+                )
+            if through is not None:
+                self._pulse.watch(
+                    connection.transport, found.timeouts.dead_after, lambda: connection.busy
                 )
             with self._lock:
                 if not self._closed:
@@ -102,6 +132,85 @@ class Connections:
                     return connection
         connection.close()
         raise Cancelled
+
+    def scan(self, target: Target, cancelled: Callable[[], bool] = never) -> HostKey:
+        """Return the host key that a device shows, without logging in at it.
+
+        Raises:
+            DeviceError, Cancelled: as `open`.
+        """
+        deadline = Deadline(target.timeouts.total, cancelled)
+        found = resolve(target)
+        through = self._through(found, cancelled, deadline)
+        with self._lock:
+            server = self._servers[found.jumps, found.host, found.port]
+        with _held(server, deadline), _held(self._opening, deadline):
+            return scan(found, deadline, known=self.known(found), through=through)
+
+    # ---- jump hosts -----------------------------------------------------------------------------
+
+    def _through(
+        self, target: Target, cancelled: Callable[[], bool], deadline: Deadline
+    ) -> Connection | None:
+        """Return the connection to the last jump host; opening it has limits of its own."""
+        if not target.jumps:
+            return None
+        try:
+            with deadline.paused():
+                return self._bastion(target.jumps, cancelled)
+        except DeviceError as error:
+            text = f"{target.name}: behind {error}"
+            raise DeviceError(error.kind, text, error.behind or target.jumps[-1].name) from None
+
+    def _bastion(self, jumps: tuple[Jump, ...], cancelled: Callable[[], bool]) -> Connection:
+        with self._lock:
+            bastion = self._bastions[jumps]
+        with _held(bastion.turn, Deadline(0.0, cancelled)):
+            if bastion.connection is not None and bastion.connection.alive:
+                return bastion.connection
+            if bastion.error is not None and time.monotonic() < bastion.until:
+                raise bastion.error
+            bastion.connection = bastion.error = None
+            try:
+                bastion.connection = self._open_bastion(jumps, cancelled)
+            except DeviceError as error:
+                bastion.error = error
+                bastion.until = time.monotonic() + self.believed_s
+                raise
+            return bastion.connection
+
+    def _open_bastion(self, jumps: tuple[Jump, ...], cancelled: Callable[[], bool]) -> Connection:
+        """Open the connection to the last of some jump hosts, through those before it."""
+        last = replace(jumps[-1], jumps=jumps[:-1])
+        through = None
+        if last.jumps:
+            try:
+                through = self._bastion(last.jumps, cancelled)
+            except DeviceError as error:
+                text = f"{last.name}: behind {error}"
+                raise DeviceError(error.kind, text, error.behind or last.jumps[-1].name) from None
+        deadline = Deadline(last.timeouts.total, cancelled)
+        for attempt in itertools.count(1):
+            try:
+                connection = connect(
+                    last,
+                    self.known(last),
+                    secrets=self.secrets,
+                    through=through,
+                    deadline=deadline,
+                )
+                break
+            except DeviceError as error:
+                pause = backoff(attempt)
+                if not error.transient or attempt == ATTEMPTS or deadline.left() <= pause:
+                    raise
+            deadline.within(pause).rest()
+        if through is not None:
+            self._pulse.watch(connection.transport, last.timeouts.dead_after, lambda: True)
+        if self._closed:
+            connection.close()
+            raise Cancelled
+        return connection
 
     def opening(
         self, target: Target, cancelled: Callable[[], bool] = never
@@ -116,10 +225,11 @@ class Connections:
         attempt = 1
         while True:
             try:
-                return self.open(target, cancelled, deadline.left())
+                return self._get(target, deadline)
             except DeviceError as error:
                 pause = backoff(attempt)
-                if not error.transient or attempt == ATTEMPTS or deadline.left() <= pause:
+                hopeless = not error.transient or error.behind  # a jump host was tried for itself
+                if hopeless or attempt == ATTEMPTS or deadline.left() <= pause:
                     raise
             yield pause
             attempt += 1
@@ -176,17 +286,23 @@ class Connections:
         with self._lock:
             self._closed = True
             connections, self._open = list(self._open.values()), {}
+            bastions, self._bastions = list(self._bastions.values()), defaultdict(_Bastion)
+        connections += [b.connection for b in bastions if b.connection is not None]
         for connection in connections:
             connection.close()
+        self._pulse.stop()
+        end = time.monotonic() + 2.0
+        for connection in connections:  # their threads end at once, now that all are woken
+            connection.transport.join(max(0.0, end - time.monotonic()))
 
 
 @contextlib.contextmanager
-def _held(
-    lock: threading.Lock | threading.BoundedSemaphore, cancelled: Callable[[], bool]
-) -> Iterator[None]:
-    while not lock.acquire(timeout=0.25):
-        if cancelled():
-            raise Cancelled
+def _held(lock: threading.Lock | threading.BoundedSemaphore, deadline: Deadline) -> Iterator[None]:
+    """Hold a lock; waiting for it does not count."""
+    with deadline.paused():
+        while not lock.acquire(timeout=0.25):
+            if deadline.cancelled():
+                raise Cancelled
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hdap_tui.ssh.errors import Cancelled
@@ -40,8 +40,14 @@ class QuickAckSocket(socket.socket):
 class Deadline:
     """A point in time that several stages share."""
 
-    def __init__(self, seconds: float, cancelled: Callable[[], bool] = never) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        cancelled: Callable[[], bool] = never,
+        parent: Deadline | None = None,
+    ) -> None:
         self._end = time.monotonic() + seconds
+        self._parent = parent
         self.cancelled = cancelled
 
     def left(self, most: float = float("inf")) -> float:
@@ -50,7 +56,22 @@ class Deadline:
 
     def within(self, seconds: float) -> Deadline:
         """Return a deadline for one stage, no later than this one."""
-        return Deadline(self.left(seconds), self.cancelled)
+        return Deadline(self.left(seconds), self.cancelled, self)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the time that a person takes to answer not count, here and for what it is part of."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.extend(time.monotonic() - began)
+
+    def extend(self, seconds: float) -> None:
+        """Move it, and what it is part of, to a later time."""
+        self._end += seconds
+        if self._parent is not None:
+            self._parent.extend(seconds)
 
     def check(self) -> None:
         """Raise where it is no longer wanted, or too late.

@@ -32,8 +32,8 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Login:
-    """One SSH server, and what is offered to it."""
+class Target:
+    """One device, as the connections see it."""
 
     name: str
     """What people call it: the device's name in the fleet, or the jump host as it was written."""
@@ -65,27 +65,6 @@ class Login:
     """Name under which its host key is known, in place of host and port."""
     other_known_hosts: tuple[Path, ...] | None = None
     """Further files of host keys, only read; None: those that ssh reads by itself."""
-
-    @property
-    def address(self) -> str:
-        """Host and port, for people."""
-        return f"{self.host}:{self.port or 22}"
-
-    @property
-    def place(self) -> str:
-        """Name and address, for sentences."""
-        return f"{self.name} ({self.address})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Jump(Login):
-    """A jump host; devices with an equal one share its connection."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target(Login):
-    """One device, as the connections see it."""
-
     host_group: str = ""
     """Devices of one group share a machine; empty is a group of its own."""
     emulated: bool = False
@@ -102,7 +81,32 @@ class Target(Login):
     """Key for jump hosts that the SSH configuration names no key for."""
 
     @property
+    def address(self) -> str:
+        """Host and port, for people."""
+        return f"{self.host}:{self.port or 22}"
+
+    @property
+    def known_as(self) -> tuple[str, int]:
+        """Host and port under which its host key is known."""
+        return (self.key_alias, 0) if self.key_alias else (self.host, self.port)
+
+    @property
+    def acceptance(self) -> str:
+        """The command that shows its host key and accepts it."""
+        return f"hdap devices trust --select {self.name}"
+
+    @property
     def place(self) -> str:
         """Name, address and the way to it, for sentences."""
         way = f" behind {self.jumps[-1].name}" if self.jumps else ""
         return f"{self.name} ({self.address}{way})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jump(Target):
+    """A jump host; devices with an equal one share its connection."""
+
+    @property
+    def acceptance(self) -> str:
+        """The command that shows its host key, and those behind it, and accepts them."""
+        return "hdap devices trust"

@@ -20,11 +20,13 @@ from sshd import QUICK, Sshd, free_port, make_key, processes, sessions, wait_for
 
 from hdap_tui.errors import ExitCode
 from hdap_tui.ssh import sockets
-from hdap_tui.ssh.connection import FleetTransport, connect, scan
+from hdap_tui.ssh.connection import connect, scan
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import KnownHosts
+from hdap_tui.ssh.secret import Secrets
 from hdap_tui.ssh.sockets import Deadline, open_socket
 from hdap_tui.ssh.target import Target
+from hdap_tui.ssh.transport import FleetTransport
 
 SHORT = replace(QUICK, connect=1.0, handshake=1.0, auth=1.0, channel=1.0, total=2.0)
 
@@ -284,8 +286,8 @@ def test_an_encrypted_key_needs_its_passphrase(
     server = make_sshd({"AuthorizedKeysFile": f"{secret}.pub"})
     target = server.trusted(tmp_path / "known_hosts", identity=secret)
     assert f"ssh-add {secret}" in str(fails(target))
-    assert "passphrase" in str(fails(target, passphrase=lambda _path: "wrong"))
-    connect(target, passphrase=lambda _path: "open sesame").close()
+    assert "passphrase" in str(fails(target, secrets=Secrets(lambda _question: "wrong")))
+    connect(target, secrets=Secrets(lambda _question: "open sesame")).close()
 
 
 @pytest.mark.skipif(not shutil.which("ssh-agent"), reason="there is no ssh-agent")

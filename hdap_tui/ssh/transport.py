@@ -1,0 +1,206 @@
+"""The SSH protocol's own connection: handshake, host key, and what the server has to say."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import paramiko
+
+from hdap_tui.ssh.errors import DeviceError, ErrorKind
+from hdap_tui.ssh.hostkeys import HostKey
+from hdap_tui.ssh.sockets import Deadline, open_socket
+from hdap_tui.ssh.target import Target
+from hdap_tui.text import clean
+
+WEAK = {
+    "ciphers": ["3des-cbc", "aes128-cbc", "aes192-cbc", "aes256-cbc"],
+    "macs": ["hmac-sha1", "hmac-sha1-96", "hmac-md5", "hmac-md5-96"],
+}
+"""Algorithms that paramiko still offers and that are not to be used."""
+_LISTS = {
+    "host key": ("server_key_algo_list", "host keys"),
+    "kex": ("kex_algo_list", "key exchanges"),
+    "cipher": ("server_encrypt_algo_list", "ciphers"),
+    "mac": ("server_mac_algo_list", "checksums"),
+}
+
+
+class ChannelRefused(paramiko.ChannelException):  # type: ignore[misc]
+    """The server does not open a channel."""
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(code, said)
+        self.said = said
+
+
+class FleetTransport(paramiko.Transport):  # type: ignore[misc]
+    """A transport that wakes up once a second while idle, not ten times, and sends fast."""
+
+    _active_check_timeout = 1.0
+    _preferred_ciphers = (  # AES-GCM first: it sends a file nearly twice as fast
+        "aes128-gcm@openssh.com",
+        "aes256-gcm@openssh.com",
+        "aes128-ctr",
+        "aes192-ctr",
+        "aes256-ctr",
+    )
+
+    farewell = ""
+    """What the server said when it hung up."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock, disabled_algorithms=WEAK)
+        self.offered: dict[str, list[str]] = {}
+        """The algorithms that the server offers."""
+        self._mine = threading.local()
+        self._refused: dict[int, ChannelRefused] = {}
+
+    def ask(self, kind: str, limit_s: float, destination: tuple[str, int] | None = None) -> Any:
+        """Open a channel.
+
+        Raises:
+            ChannelRefused: the server said no, to this thread's channel and to no other.
+            paramiko.SSHException, EOFError: it did not answer in time, or was lost.
+        """
+        try:
+            return self.open_channel(kind, destination, ("127.0.0.1", 0), timeout=limit_s)
+        except paramiko.SSHException:
+            refusal = self._refused.pop(getattr(self._mine, "channel", -1), None)
+            if refusal is not None:
+                raise refusal from None
+            raise
+
+    def keep_alive(self) -> None:
+        """Ask for a sign of life; any answer will do, and nobody waits for it here."""
+        message = paramiko.Message()
+        message.add_byte(b"\x50")  # SSH_MSG_GLOBAL_REQUEST
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)
+        self._send_user_message(message)
+
+    # paramiko keeps one error for all threads: two channels refused at once would be mixed up.
+
+    def _next_channel(self) -> int:
+        number: int = super()._next_channel()
+        self._mine.channel = number
+        return number
+
+    def _parse_channel_open_failure(self, message: Any) -> None:
+        copy = paramiko.Message(message.asbytes())
+        number, code = copy.get_int(), copy.get_int()
+        if number in self.channel_events:
+            self._refused[number] = ChannelRefused(code, clean(copy.get_text(), 100))
+        super()._parse_channel_open_failure(message)
+
+    def _really_parse_kex_init(self, message: Any, ignore_first_byte: bool = False) -> Any:
+        parsed = super()._really_parse_kex_init(message, ignore_first_byte)
+        if not ignore_first_byte:  # else it is our own
+            self.offered = parsed
+        return parsed
+
+    def _parse_disconnect(self, message: Any) -> None:
+        message.get_int()
+        self.farewell = clean(message.get_text())
+
+
+def handshake(
+    target: Target,
+    deadline: Deadline,
+    pinned: list[str],
+    way: Callable[[Deadline], Any] | None = None,
+) -> FleetTransport:
+    """Connect and agree on keys; with pinned types the server must show a key of one of them.
+
+    `way` opens what is used in place of a socket.
+
+    Raises:
+        DeviceError: the two have no algorithm in common.
+        OSError, EOFError, paramiko.SSHException, Cancelled: see `classify`.
+    """
+    limits = target.timeouts
+    stage = deadline.within(limits.connect)
+    if way is not None:
+        raw = way(stage)
+    else:
+        raw = open_socket(target.host, target.port, stage, limits.dead_after)
+    stage = deadline.within(limits.handshake)
+    try:
+        transport = FleetTransport(raw)
+    except BaseException:
+        raw.close()
+        raise
+    transport.banner_timeout = transport.handshake_timeout = stage.left()
+    transport.channel_timeout = limits.channel
+    options = transport.get_security_options()
+    wanted = [
+        algorithm
+        for kind in pinned
+        for algorithm in (("rsa-sha2-512", "rsa-sha2-256") if kind == "ssh-rsa" else (kind,))
+        if algorithm in options.key_types
+    ]
+    if wanted:
+        options.key_types = tuple(wanted)
+    done = threading.Event()
+    try:
+        transport.start_client(event=done)
+        stage.wait(done)
+        if not transport.is_active():
+            error = transport.get_exception() or EOFError()
+            raise _no_common(error, transport, target.place, bool(wanted)) or error
+    except BaseException:
+        hang_up(transport)
+        raise
+    return transport
+
+
+class NoKnownKey(Exception):
+    """The server has no host key of a type that is known of it."""
+
+
+def _no_common(
+    error: BaseException, transport: FleetTransport, place: str, pinned: bool
+) -> Exception | None:
+    """Say which side lacks what, where that is what went wrong."""
+    text = str(error)
+    if not isinstance(error, paramiko.SSHException) or "no acceptable" not in text:
+        return None
+    what = next((key for key in _LISTS if key in text.lower()), "")
+    if what == "host key" and pinned:
+        return NoKnownKey()
+    if not what:
+        return None
+    listed, name = _LISTS[what]
+    theirs = clean(", ".join(transport.offered.get(listed, [])), 160)
+    options = transport.get_security_options()
+    ours = {
+        "host key": options.key_types,
+        "kex": options.kex,
+        "cipher": options.ciphers,
+        "mac": options.digests,
+    }[what]
+    remedy = "update its SSH server"
+    if what == "host key":
+        remedy += ", or give it a key of another type: ssh-keygen -A, then restart sshd"
+    return DeviceError(
+        ErrorKind.NO_COMMON_ALGORITHM,
+        f"{place}: its SSH server has only {name} that are no longer safe ({theirs}), and this"
+        f" program takes {', '.join(ours[:4])}; {remedy}",
+    )
+
+
+def shown(transport: FleetTransport) -> HostKey:
+    """Return the host key that the server showed."""
+    key = transport.get_remote_server_key()
+    return HostKey(key.get_name(), key.get_base64())
+
+
+def hang_up(transport: FleetTransport) -> None:
+    """Close a transport; its thread ends at once."""
+    with contextlib.suppress(OSError):  # wakes the transport's thread out of its read
+        transport.sock.shutdown(socket.SHUT_RDWR)
+    transport.close()
+    transport.sock.close()
