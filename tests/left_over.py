@@ -59,6 +59,8 @@ class Watched:
         for thread in now.threads - self.own.threads:
             yield f"thread {thread.name}"
         for target, count in (now.files - self.own.files).items():
+            if "/.onnxruntime/" in target:
+                continue  # ONNX Runtime keeps a database of its own, from its first use to the end
             yield f"{count} times open: {target}"
         for pid in now.children - self.own.children:
             yield f"process {pid}: {_command(pid)}"

@@ -9,30 +9,14 @@ from typing import Any
 
 import pytest
 from left_over import nothing_left
-from operating import Hdap, caller, network
+from operating import QUICK, Hdap, caller, make_models
 from sshd import Sshd, fleet_toml
 
 from hdap_tui.errors import ExitCode
 
-MORE = """
-[[models]]
-name = "slow"
-path = "slow.onnx"
-[[models]]
-name = "tiny"
-path = "tiny.onnx"
-probe = true
-[benchmark]
-runs = 5
-warmup_runs = 1
-warmup_s = 0.0
-block_s = 0.02
-blocks_min = 2
-blocks_max = 2
-interval_percent = 1000
-time_limit_s = 30
+MORE = QUICK + """
 [deploy]
-first = 1
+stages = ["1", "100 %"]
 blocks = 2
 margin_percent = 5
 """
@@ -51,9 +35,7 @@ def servers(make_sshds: Callable[..., list[Sshd]]) -> list[Sshd]:
 @pytest.fixture(scope="module")
 def file(servers: list[Sshd], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
-    network(folder / "slow.onnx", layers=4)
-    network(folder / "fast.onnx", layers=1)
-    network(folder / "tiny.onnx", layers=1, note="a probe")
+    make_models(folder)
     path = folder / "fleet.toml"
     path.write_text(fleet_toml(servers, folder / "state", sys.executable, MORE))
     return path
