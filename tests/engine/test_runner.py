@@ -273,12 +273,13 @@ def test_the_model_that_brought_a_block_down_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int | None, kind: str
 ) -> None:
     run = runner.Run(str(tmp_path))
-    run.request = {**runner._DEFAULTS, "models": [{"digest": d, "path": d} for d in "ab"]}
+    cases = [{"key": d, "path": d, "threads": 1} for d in "ab"]
+    run.request = {**runner._DEFAULTS, "cases": cases}
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(run, "emit", told.append)
     answers: list[dict[str, Any]] = [{"start": "a"}, {"start": "b"}]
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(run, "_process", lambda spec: asked.append(spec) or (answers, status))
+    monkeypatch.setattr(run, "_process", lambda spec, _: asked.append(spec) or (answers, status))
     assert run._attempt(["a", "b"]) == ({}, True)
     assert [(t["model"], t["error"]) for t in told] == [("b", kind)]
 
