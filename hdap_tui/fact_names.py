@@ -48,7 +48,7 @@ NAMES: tuple[Name, ...] = (
     Name("onnxruntime", "ORT", "Version of ONNX Runtime."),
     Name("providers", "providers", "Execution providers of ONNX Runtime.", "list"),
     Name("numpy", "numpy", "Version of numpy."),
-    Name("runner", "runner", "Version of the runner that spoke."),
+    Name("runner", "runner", "Which runner spoke: the start of its hash."),
     Name("pythons", "Pythons", "All its Pythons: version, interface, modules, path.", "list"),
     Name("power_mode", "power mode", "nvpmodel, platform profile or energy preference."),
     Name("governor", "governor", "How the clock is governed."),

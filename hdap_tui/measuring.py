@@ -11,6 +11,7 @@ from engine.latency import Latency
 from hdap_tui import library
 from hdap_tui.context import Context
 from hdap_tui.errors import SettingsError, UserError
+from hdap_tui.facts.noticing import Noticing
 from hdap_tui.reach import connections
 from hdap_tui.stages import Stages
 from hdap_tui.store import devices, measurements
@@ -40,6 +41,7 @@ class Measuring:
         self.settings = context.settings
         self.store = context.store
         self._stages = Stages(self.store)
+        self._noticing = Noticing(self.store)
         self.fleet = Fleet.of(self.settings, pool=connections(context), on_stage=self._stages.say)
 
     def __enter__(self) -> Self:
@@ -109,11 +111,13 @@ class Measuring:
         for latency in self.fleet.measure_many(paths, asked, cancelled=context.cancelled):
             measurements.add(self.store, sweep, latency)
             self._remember(latency)
+            self._noticing.saw(latency)
             found.append(latency)
             context.reporter.advanced(kind, len(found))
         if not context.cancelled():
             measurements.finish(self.store, sweep)
             context.reporter.finished(kind, measured=sum(f.ok for f in found), asked=total)
+        self._noticing.look(self.fleet, context.cancelled)
         self.last_sweep = sweep
         return found
 

@@ -15,6 +15,7 @@ from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
 from hdap_tui.ssh.target import Target
 from hdap_tui.store import devices as table
+from hdap_tui.store import facts
 from hdap_tui.text import clean
 
 
@@ -110,6 +111,7 @@ def _remember(context: Context, name: str, answer: dict[str, Any] | DeviceError)
         table.set_state(context.store, name, "off", answer.kind.value, str(answer))
     else:
         table.set_state(context.store, name, "ok")
+        facts.save(context.store, name, answer)
 
 
 def _checked(name: str, answer: dict[str, Any] | DeviceError, emulated: bool) -> dict[str, Any]:
@@ -132,6 +134,6 @@ def _said(answer: dict[str, Any] | DeviceError) -> tuple[str, str]:
     missing = [need for need in ("numpy", "onnxruntime") if not answer.get(need)]
     if missing:
         return "lacking", f"its Python has no {' and no '.join(missing)}: install it there"
-    cores, cpu = answer.get("cores"), clean(answer.get("cpu", answer.get("machine", "")), 40)
+    cores, cpu = answer.get("cores"), clean(answer.get("cpu_model", answer.get("machine", "")), 40)
     text = f"{cpu}, {cores} cores, ONNX Runtime {clean(answer['onnxruntime'], 20)}"
     return "ok", text

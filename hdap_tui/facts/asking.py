@@ -55,7 +55,7 @@ def look(connection: Connection) -> Facts:
     Raises:
         DeviceError: it cannot be asked, or its answer makes no sense.
     """
-    return _facts(connection, "")
+    return _facts(connection, None)
 
 
 def gather(connection: Connection) -> Facts:
@@ -73,7 +73,7 @@ def gather(connection: Connection) -> Facts:
         if error.kind is not ErrorKind.DISK_FULL:
             raise
         return look(connection)
-    return _facts(connection, runner.name)
+    return _facts(connection, runner)
 
 
 def gather_again(connection: Connection) -> Facts:
@@ -82,7 +82,7 @@ def gather_again(connection: Connection) -> Facts:
     Raises:
         DeviceError: it cannot be asked, or its answer makes no sense.
     """
-    return _facts(connection, Payload.of(Path(engine.runner.__file__), "runner").name)
+    return _facts(connection, Payload.of(Path(engine.runner.__file__), "runner"))
 
 
 def merged(seen: Facts, told: Mapping[str, Any]) -> Facts:
@@ -94,14 +94,13 @@ def merged(seen: Facts, told: Mapping[str, Any]) -> Facts:
     memory = own.get("memory_kb")
     if isinstance(memory, int) and not isinstance(memory, bool):
         own["memory_mb"] = memory // 1024
-    version = own.get("version")
-    own["runner"] = str(version) if isinstance(version, int) else None
     found = checked(own)
     return {**found, **seen, **{name: found[name] for name in _FROM_RUNNER if name in found}}
 
 
-def _facts(connection: Connection, runner: str) -> Facts:
-    answer = ask(connection, _BOTH, "", connection.target.python, runner, limit=_LIMIT)
+def _facts(connection: Connection, runner: Payload | None) -> Facts:
+    name = runner.name if runner else ""
+    answer = ask(connection, _BOTH, "", connection.target.python, name, limit=_LIMIT)
     shell, _, rest = answer.decode("utf-8", "replace").partition("\nrunner=")
     facts = parse(shell, time.time())
     if "machine" not in facts:
@@ -109,7 +108,9 @@ def _facts(connection: Connection, runner: str) -> Facts:
             ErrorKind.GARBAGE, f"{connection.where}: what it says of itself makes no sense"
         )
     told = _told(rest)
-    return merged(facts, told) if told else facts
+    if runner is None or not told:
+        return facts
+    return {**merged(facts, told), "runner": runner.digest[:12]}
 
 
 def _told(text: str) -> dict[str, Any]:
