@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from hdap_tui.config.fields import FIELDS, Kind
-from hdap_tui.config.patterns import is_pattern, matcher
+from hdap_tui.config.patterns import expand, is_pattern, matcher
 from hdap_tui.text import clean
 
 KEYWORDS = frozenset({"and", "or", "not"})
@@ -57,7 +57,16 @@ class Named(Expression):
 
     def matches(self, record: Record) -> bool:
         """Compare with the name."""
-        return self._pattern.fullmatch(str(record.get("name", ""))) is not None
+        name = str(record.get("name", ""))
+        if self.names:
+            return name.lower() in self.names
+        return self._pattern.fullmatch(name) is not None
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names that it stands for, in small letters; empty where `*` or `?` leave it open."""
+        listed = expand(self.word)
+        return frozenset() if is_pattern(listed[0]) else frozenset(map(str.lower, listed))
 
     def leaves(self) -> Iterator[Named | Compared]:
         """Yield itself."""
@@ -86,13 +95,9 @@ class Compared(Expression):
     def matches(self, record: Record) -> bool:
         """Compare with the field's value; one that is a list by any of its elements."""
         held = record.get(self.field)
-        values = held if isinstance(held, (list, tuple, frozenset, set)) else (held,)
-        values = [value for value in values if value is not None and value != ""]
         if self.operator == "!=":
-            return not self._equals(values)
-        if self.operator == "=":
-            return self._equals(values)
-        return any(map(self._test, values))
+            return not self._equals(held)
+        return self._equals(held)
 
     def leaves(self) -> Iterator[Named | Compared]:
         """Yield itself."""
@@ -122,10 +127,14 @@ class Compared(Expression):
             return f'{self.field} is yes or no, not "{value}".'
         return ""
 
-    def _equals(self, values: list[Any]) -> bool:
-        if not self.value:
-            return not values
-        return any(map(self._test, values))
+    def _equals(self, held: object) -> bool:
+        """Whether a value, or any element of a list, passes the test."""
+        if isinstance(held, (list, tuple, frozenset, set)):
+            there = [value for value in held if value is not None and value != ""]
+            return any(map(self._test, there)) if self.value else not there
+        if held is None or held == "":
+            return not self.value
+        return bool(self.value) and self._test(held)
 
     @cached_property
     def _test(self) -> Callable[[Any], bool]:
@@ -139,6 +148,9 @@ class Compared(Expression):
         number = _number(self.value) if kind == "number" else None
         if number is not None:
             return lambda value: _number(value) == number
+        if not is_pattern(self.value):
+            word = self.value.lower()
+            return lambda value: str(value).lower() == word
         pattern = matcher(self.value)
         return lambda value: pattern.fullmatch(str(value)) is not None
 
@@ -150,7 +162,7 @@ class Compared(Expression):
             held = measure(value)
             if held is None or limit is None:
                 return False
-            below, same = held < limit, held == limit
+            below, same = bool(held < limit), bool(held == limit)
             return {"<": below, "<=": below or same, ">": not (below or same), ">=": not below}[
                 operator
             ]
@@ -229,17 +241,12 @@ class AnyOf(Expression):
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        return frozenset(
-            part.word.lower()
-            for part in self.parts
-            if isinstance(part, Named) and not is_pattern(part.word)
-        )
+        named = [part.names for part in self.parts if isinstance(part, Named)]
+        return frozenset().union(*named)
 
     @cached_property
     def _others(self) -> tuple[Expression, ...]:
-        return tuple(
-            part for part in self.parts if not isinstance(part, Named) or is_pattern(part.word)
-        )
+        return tuple(part for part in self.parts if not (isinstance(part, Named) and part.names))
 
     def __str__(self) -> str:
         return " or ".join(map(_bracketed, self.parts))

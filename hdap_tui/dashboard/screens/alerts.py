@@ -11,6 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from hdap_tui.dashboard.facts import alert_facts
+from hdap_tui.dashboard.filters import Words
 from hdap_tui.dashboard.formats import ALERT_LETTERS, Clock, age, change, ms
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.history import history_plot
@@ -56,7 +57,9 @@ class AlertsScreen(TableView):
         return Table(
             alert_columns(self.dash.now),
             key=lambda row: str(row.id),
-            text_of=lambda row: f"{row.subject} {row.state} {row.scope} {row.kind} {row.model}",
+            filter=Words(
+                lambda row: f"{row.subject} {row.state} {row.scope} {row.kind} {row.model}"
+            ),
             empty="No alert: the fleet is as its baseline says, or no baseline is learned yet.",
             palette=self.palette,
             id="main",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
+from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -19,6 +20,7 @@ from hdap_tui.dashboard.widgets.header import fleet_line, tab_line
 from hdap_tui.dashboard.widgets.line import Line, Piece
 from hdap_tui.dashboard.widgets.table import Table
 from hdap_tui.store.records import FleetSnapshot
+from hdap_tui.text import clean
 
 if TYPE_CHECKING:
     from hdap_tui.dashboard.application import HdapApp
@@ -165,6 +167,7 @@ class TableView(HdapScreen):
     """A view around a table, with a filter."""
 
     main: Table[Any]
+    filter_hint = "words to look for, !word to leave out"
 
     def body(self) -> Iterable[Widget]:
         """Return the table and its filter."""
@@ -173,9 +176,7 @@ class TableView(HdapScreen):
     def filtered(self) -> Iterable[Widget]:
         """Return the main table, and the hidden line of its filter."""
         self.main = self.table()
-        self._box = Input(
-            placeholder="words to look for, !word to leave out", id="filter", compact=True
-        )
+        self._box = Input(placeholder=self.filter_hint, id="filter", compact=True)
         self._found = Label(id="filter-count")
         mark = Label(" / ", id="filter-mark")
         self._filter_line = Horizontal(mark, self._box, self._found, id="filter-line")
@@ -192,20 +193,27 @@ class TableView(HdapScreen):
         self._box.focus()
 
     @on(Input.Changed, "#filter")
-    def _filter(self, event: Input.Changed) -> None:
-        self.main.filter(event.value)
+    def _changed(self, event: Input.Changed) -> None:
+        if event.value != self.main.wanted or self.main.problem is not None:
+            self.main.filter(event.value, typing=True)
         self._count()
 
     @on(Table.Arranged, "#main")
     def _count(self) -> None:
-        table = self.main
+        table, problem = self.main, self.main.problem
         text = f"{len(table.rows)} of {table.total}" if table.wanted else ""
-        self._found.update(text)
+        if problem is not None:
+            text = f"{problem.problem}  {text}".rstrip()
+        self._found.set_class(problem is not None and not problem.unfinished, "-wrong")
+        self._found.update(Text(clean(text, 200)))
 
     @on(Input.Submitted, "#filter")
     def _keep_filter(self) -> None:
-        self._filter_line.display = bool(self.main.wanted)
-        self.main.focus()
+        self.main.filter(self._box.value)
+        self._count()
+        if self.main.problem is None:
+            self._filter_line.display = bool(self.main.wanted)
+            self.main.focus()
 
     def step_back(self) -> bool:
         """Clear the filter first, then the marks."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from textual import on
 
+from hdap_tui.dashboard.filters import Selector
 from hdap_tui.dashboard.formats import (
     ALERT_LETTERS,
     STATE_LETTERS,
@@ -33,6 +34,7 @@ class FleetScreen(TableView):
     """The fleet table."""
 
     view = "fleet"
+    filter_hint = "words, or what --select takes: tag=kitchen and not state=off"
     hints = (
         Hint("enter", "details", "app.enter"),
         Hint("space", "mark", "screen.mark"),
@@ -51,7 +53,7 @@ class FleetScreen(TableView):
         return Table(
             fleet_columns(self.dash.now),
             key=lambda row: row.name,
-            text_of=searched,
+            filter=Selector(searched, lambda: self.dash.source.devices),
             empty="No devices yet: add them to fleet.toml, or press U for an emulated lab.",
             palette=self.palette,
             markable=True,

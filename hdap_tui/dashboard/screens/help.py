@@ -11,6 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from hdap_tui.commands import COMMANDS
+from hdap_tui.dashboard.filters import Words
 from hdap_tui.dashboard.screens.base import Hint, TableView
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
 
@@ -20,7 +21,11 @@ GENERAL = (
     (":", "prompt", "Type a command, as on the command line; tab completes, up recalls."),
     ("ctrl+p", "palette", "Search all commands."),
     ("?", "help", "Open or close this list."),
-    ("/", "filter", "Show only rows with these words: cluster=A, tag=…, state=failed, !word."),
+    (
+        "/",
+        "filter",
+        "Show only rows with these words; on the fleet also tag=… and not state=off, as --select.",
+    ),
     ("space", "mark", "Mark a device; commands on devices take the marked ones."),
     ("*", "mark all", "Mark all devices that are shown, or none."),
     ("< >", "sort", "Sort by the column before or after; a click on a title does the same."),
@@ -67,7 +72,7 @@ class HelpScreen(TableView):
         return Table(
             columns,
             key=lambda e: f"{e.key} {e.name}",
-            text_of=lambda e: " ".join(e),
+            filter=Words(lambda e: " ".join(e)),
             palette=self.palette,
             id="main",
         )

@@ -9,6 +9,7 @@ from textual.containers import Container
 from textual.timer import Timer
 from textual.widget import Widget
 
+from hdap_tui.dashboard.filters import Words
 from hdap_tui.dashboard.follow import Follower
 from hdap_tui.dashboard.formats import JOB_LETTERS, Clock, age, bar
 from hdap_tui.dashboard.grammar import Selection
@@ -53,7 +54,7 @@ class JobsScreen(TableView):
         return Table(
             job_columns(self.dash.now),
             key=lambda row: row.id,
-            text_of=lambda row: f"{row.id} {row.kind} {row.state}",
+            filter=Words(lambda row: f"{row.id} {row.kind} {row.state}"),
             empty="No job yet: press r to search a smaller network for this fleet.",
             palette=self.palette,
             id="main",

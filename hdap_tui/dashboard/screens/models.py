@@ -11,6 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from hdap_tui.dashboard.facts import metric, model_facts
+from hdap_tui.dashboard.filters import Words
 from hdap_tui.dashboard.formats import Clock, age, count, proof, size
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.screens.base import NARROW, Hint, TableView, hint
@@ -49,7 +50,7 @@ class ModelsScreen(TableView):
         return Table(
             model_columns(self.dash.now),
             key=lambda row: row.digest,
-            text_of=lambda row: f"{row.name} {row.kind} {row.parent} {row.job}",
+            filter=Words(lambda row: f"{row.name} {row.kind} {row.parent} {row.job}"),
             empty="No model is known yet: press s for a sweep, or r to make a smaller one.",
             palette=self.palette,
             id="main",

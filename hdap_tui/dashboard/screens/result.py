@@ -11,6 +11,7 @@ from textual.widgets import Static
 
 from hdap_tui.context import Outcome
 from hdap_tui.context import Table as Rows
+from hdap_tui.dashboard.filters import Words
 from hdap_tui.dashboard.screens.base import HdapScreen, Hint
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
 from hdap_tui.text import clean
@@ -40,7 +41,7 @@ class ResultScreen(HdapScreen):
             table: Table[Line] = Table(
                 _columns(rows),
                 key=lambda line: str(line[0]),
-                text_of=lambda line: " ".join(line[1]),
+                filter=Words(lambda line: " ".join(line[1])),
                 empty="It is empty.",
                 palette=self.palette,
                 id="main",

@@ -105,18 +105,3 @@ def arranged(rows: Sequence[Row], column: Column[Row] | None, reverse: bool) -> 
     known = [pair for pair in keyed if pair[0] is not None]
     known.sort(key=lambda pair: pair[0], reverse=reverse)
     return [row for _, row in known] + [row for value, row in keyed if value is None]
-
-
-def matching(rows: Sequence[Row], text_of: Callable[[Row], str], wanted: str) -> list[Row]:
-    """Return the rows whose text holds every word, and none of the words after a `!`."""
-    words = wanted.lower().split()
-    yes = [w for w in words if not w.startswith("!")]
-    no = [w[1:] for w in words if w.startswith("!") and len(w) > 1]
-    if not (yes or no):
-        return list(rows)
-    found = []
-    for row in rows:
-        text = text_of(row).lower()
-        if all(w in text for w in yes) and not any(w in text for w in no):
-            found.append(row)
-    return found

@@ -15,6 +15,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from hdap_tui.config.selector import SelectorError
+from hdap_tui.dashboard.filters import Filter, Words
 from hdap_tui.dashboard.formats import fit
 from hdap_tui.dashboard.theme import Palette
 from hdap_tui.dashboard.widgets.columns import (
@@ -24,7 +26,6 @@ from hdap_tui.dashboard.widgets.columns import (
     arranged,
     layout,
     longest,
-    matching,
 )
 from hdap_tui.text import clean
 
@@ -89,7 +90,7 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         self,
         columns: Sequence[Column[Row]],
         key: Callable[[Row], str],
-        text_of: Callable[[Row], str] = str,
+        filter: Filter[Row] | None = None,
         empty: str = "",
         *,
         palette: Palette,
@@ -99,7 +100,7 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         super().__init__(id=id)
         self.columns = tuple(columns)
         self._key = key
-        self._text_of = text_of
+        self._filter: Filter[Row] = filter or Words(str)
         self._empty = empty
         self._palette = palette
         self._markable = markable
@@ -109,6 +110,11 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         self.cursor = 0
         self.marks: set[str] = set()
         self.wanted = ""
+        """The filter in force."""
+        self.typing = False
+        """Whether the operator may still go on with it."""
+        self.problem: SelectorError | None = None
+        """Why what was typed last is not in force."""
         self.order = ""
         self.reversed = False
         self.drawn = 0
@@ -129,10 +135,20 @@ class Table(ScrollView, Generic[Row], can_focus=True):
             self._place()
         self._arrange(header=widened)
 
-    def filter(self, wanted: str) -> None:
-        """Show only the rows that hold these words."""
-        self.wanted = wanted
-        self._arrange()
+    def filter(self, wanted: str, typing: bool = False) -> None:
+        """Show only the rows that a text asks for; one that means nothing changes nothing.
+
+        `typing` says that the text may not be finished.
+        """
+        before = self.wanted, self.typing
+        self.wanted, self.typing = wanted, typing
+        try:
+            self._arrange()
+        except SelectorError as error:
+            self.problem = error
+            self.wanted, self.typing = before
+        else:
+            self.problem = None
 
     @property
     def current(self) -> Row | None:
@@ -313,9 +329,8 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         key = self._key(before) if before is not None else None
         offset = self.cursor - self.scroll_offset.y
         column = next((c for c in self.columns if c.key == self.order), None)
-        self.rows = arranged(
-            matching(self._all or (), self._text_of, self.wanted), column, self.reversed
-        )
+        shown = self._filter(self.wanted, self._all or (), self.typing)
+        self.rows = arranged(shown, column, self.reversed)
         self._measure()
         if key is not None:
             self.cursor = self._find(key)
