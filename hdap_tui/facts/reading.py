@@ -138,7 +138,7 @@ def _sensors(found: _Found) -> list[str]:
     kinds = (("zone", "zone"), ("chip", "chip"), ("rail", "rail"), ("rapl", "RAPL"))
     listed = [f"{word} {name}" for key, word in kinds for name in found.get(key, [])]
     listed += ["PMIC"] if "pmic" in found else []
-    return list(dict.fromkeys(listed))
+    return sorted(set(listed))
 
 
 def _offset(clock: str, now: float | None) -> float | None:
