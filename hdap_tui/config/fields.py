@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hdap_tui.fact_names import NAMES, Name
+
 Kind = Literal["text", "number", "version", "flag"]
 Home = Literal["settings", "store", "facts"]
 
@@ -41,29 +43,14 @@ _FIELDS = (
           values=("firing", "acknowledged", "resolved")),
     Field("latency", "measured latency of the deployed model, in ms", "number", "store"),
     Field("change", "that against the baseline, in per cent", "number", "store"),
-    Field("board", "model of the board"),
-    Field("machine", "processor architecture: aarch64, x86_64"),
-    Field("cpu_model", "name of the processor"),
-    Field("isa", "each of its instruction sets that matter"),
-    Field("vnni", "whether it multiplies int8 by VNNI", "flag"),
-    Field("dot_product", "whether it has Arm's int8 dot product", "flag"),
-    Field("cores", "processor cores", "number"),
-    Field("cores_usable", "cores that a process may use", "number"),
-    Field("memory_mb", "main memory", "number"),
-    Field("os", "operating system"),
-    Field("kernel", "version of the kernel", "version"),
-    Field("libc", "C library and its version", "version"),
-    Field("python", "version of Python", "version"),
-    Field("onnxruntime", "version of ONNX Runtime", "version"),
-    Field("providers", "each execution provider of ONNX Runtime"),
-    Field("numpy", "version of NumPy", "version"),
-    Field("power_mode", "power mode in force"),
-    Field("governor", "CPU frequency governor"),
-    Field("sensors", "each of its sensors"),
-    Field("channel_multiple", "channel multiple at which convolutions are fastest", "number"),
-    Field("disk_free_mb", "free space on the disk of its home folder", "number"),
-    Field("boot_id", "identity of its latest start"),
-    Field("hostname", "what it calls itself"),
 )  # fmt: skip
+_VERSIONS = frozenset({"kernel", "libc", "python", "onnxruntime", "numpy"})
+_KINDS: dict[str, Kind] = {"whole": "number", "number": "number", "flag": "flag"}
 
-FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
+
+def _of_fact(fact: Name) -> Field:
+    kind = "version" if fact.name in _VERSIONS else _KINDS.get(fact.kind, "text")
+    return Field(fact.name, fact.help, kind)
+
+
+FIELDS: dict[str, Field] = {field.name: field for field in (*_FIELDS, *map(_of_fact, NAMES))}

@@ -24,6 +24,7 @@ from hdap_tui.config.selector import SelectorError, check, parse
 from hdap_tui.context import Context
 from hdap_tui.errors import SettingsError
 from hdap_tui.store import devices as table
+from hdap_tui.store import facts
 
 FLEET: dict[str, dict[str, object]] = {
     "edge-01": {"tag": ("orin", "hall-a"), "state": "ok", "latency": 4.5, "port": 22},
@@ -311,5 +312,20 @@ def test_the_store_answers_how_devices_are(context: Context) -> None:
         assert picked(context, "state=unknown") == "a-2 b-1"
         with pytest.raises(SettingsError, match="no device matches state=failed"):
             context.select("state=failed")
+    finally:
+        context.close()
+
+
+def test_the_facts_answer_what_devices_are(context: Context) -> None:
+    table.sync(context.store, context.settings.devices)
+    facts.save(context.store, "a-1", {"vnni": True, "onnxruntime": "1.20.1", "isa": ["avx2"]})
+    facts.save(context.store, "b-1", {"vnni": False, "onnxruntime": "1.9.0"})
+    table.set_state(context.store, "b-1", "off", "timeout")
+    try:
+        assert picked(context, "vnni=yes") == "a-1"
+        assert picked(context, "onnxruntime<1.20") == "b-1"
+        assert picked(context, "isa=avx*, state=off") == "a-1 b-1"
+        assert picked(context, 'onnxruntime="" and tag=left') == "a-2"
+        assert picked(context, "state=off and not vnni=yes") == "b-1"
     finally:
         context.close()

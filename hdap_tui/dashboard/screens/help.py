@@ -21,11 +21,7 @@ GENERAL = (
     (":", "prompt", "Type a command, as on the command line; tab completes, up recalls."),
     ("ctrl+p", "palette", "Search all commands."),
     ("?", "help", "Open or close this list."),
-    (
-        "/",
-        "filter",
-        "Show only rows with these words; on the fleet also tag=… and not state=off, as --select.",
-    ),
+    ("/", "filter", "Show rows with these words; the fleet also by tag=orin and not state=off."),
     ("space", "mark", "Mark a device; commands on devices take the marked ones."),
     ("*", "mark all", "Mark all devices that are shown, or none."),
     ("< >", "sort", "Sort by the column before or after; a click on a title does the same."),
