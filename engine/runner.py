@@ -32,6 +32,9 @@ import sys
 import time
 from typing import Any, Sequence  # noqa: UP035 (Python 3.8)
 
+# It would keep a database in ~/.cache and report to its maker, 50 ms at every start.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 VERSION = 1
 SAMPLES = 500  # samples a model and block that a result line holds at most
 LINE_SAMPLES = 60_000  # and all models of a block together
@@ -952,6 +955,9 @@ def _too_new(text: str, model: Any) -> str:
     )  # fmt: skip
     if lacks:
         name = next(v for v in lacks.groups() if v)
+        domain = name.partition(":")[0]
+        if ":" in name and domain not in ("ai.onnx", "ai.onnx.ml", "com.microsoft"):
+            mend = "it is none of ONNX's own; replace it in the model"
         return f"{runtime} has no operator {name:.80}; {has}: {mend}"
     return ""
 

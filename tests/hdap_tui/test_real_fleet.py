@@ -124,3 +124,8 @@ def test_a_deployment_reaches_every_device(hdap: Hdap, servers: list[Sshd], file
     for server in servers:
         current = server.home / ".hdap" / "current"
         assert current.resolve().read_bytes() == (file.parent / "fast.onnx").read_bytes()
+
+
+def test_nothing_on_a_device_lies_outside_of_its_folder(servers: list[Sshd]) -> None:
+    for server in servers:
+        assert {path.name for path in server.home.iterdir()} == {".hdap"}
