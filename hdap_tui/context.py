@@ -40,7 +40,8 @@ class Outcome:
     exit_code: ExitCode = ExitCode.DONE
 
 
-def _unknown(_what: str) -> str | None:
+def nobody(_what: str) -> str | None:
+    """Answer a question for a secret where nobody can be asked."""
     return None
 
 
@@ -62,7 +63,7 @@ class Context:
         confirm: Callable[[str, Sequence[str]], bool] = _refuse,
         cancelled: Callable[[], bool] = lambda: False,
         settings: Settings | None = None,
-        secret: Callable[[str], str | None] = _unknown,
+        secret: Callable[[str], str | None] = nobody,
     ) -> None:
         self.config = config
         self.reporter = reporter or silent()

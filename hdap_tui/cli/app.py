@@ -15,7 +15,7 @@ import click
 from hdap_tui import __version__
 from hdap_tui.cli import diagnostics, output
 from hdap_tui.commands import COMMANDS, Command, Parameter
-from hdap_tui.context import Context
+from hdap_tui.context import Context, nobody
 from hdap_tui.errors import ExitCode, RefusedError, UserError
 
 OpenDashboard = Callable[[Context], int]
@@ -29,6 +29,8 @@ GROUPS = {
     "lab": "The emulated fleet.",
     "config": "The settings.",
 }
+UNATTENDED = frozenset({"watch"})
+"""Commands that run on while nobody is there: a question in the night would never be answered."""
 _DEFAULTS = {"lab": "status", "config": "show"}
 _TYPES: dict[str, Any] = {
     "text": click.STRING,
@@ -150,8 +152,19 @@ def execute(command: Command, config: Path | None, as_json: bool, arguments: dic
     with diagnostics.ProgressBar() as bar:
         from engine.events import Reporter
 
+        def secret(question: str) -> str | None:
+            with bar.paused():
+                return diagnostics.secret(question)
+
+        def confirm(question: str, touched: Sequence[str]) -> bool:
+            with bar.paused():
+                return diagnostics.confirm(question, touched)
+
         context = Context(
-            config=config, reporter=Reporter(command.name, bar), confirm=diagnostics.confirm
+            config=config,
+            reporter=Reporter(command.name, bar),
+            confirm=confirm,
+            secret=nobody if command.name in UNATTENDED else secret,
         )
         try:
             _check_allowed(command, context, arguments)

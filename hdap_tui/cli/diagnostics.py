@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +31,32 @@ def confirm(question: str, touched: Sequence[str]) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
+def secret(question: str) -> str | None:
+    """Ask on the terminal, without showing what is typed; None without one or without an answer."""
+    import atexit
+    import getpass
+    import termios
+
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        return None
+    before = termios.tcgetattr(terminal)
+
+    def restore() -> None:  # also where the process ends while somebody types
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+    atexit.register(restore)
+    try:
+        return getpass.getpass(f"{question}: ") or None
+    except EOFError:
+        return None
+    finally:
+        restore()
+        atexit.unregister(restore)
+        os.close(terminal)
+
+
 class ProgressBar:
     """Shows a stream of events: a bar on a terminal, else a line every few seconds."""
 
@@ -37,6 +65,7 @@ class ProgressBar:
     def __init__(self) -> None:
         self.progress = Progress()
         self._bar: Any = None
+        self._paused = False
         self._task: Any = None
         self._last = 0.0
 
@@ -58,11 +87,26 @@ class ProgressBar:
         if isinstance(event, Noted | Failed):
             text = event.text if isinstance(event, Noted) else event.error
             self._say(f"{event.step}: {text}")
+        if self._paused:
+            return
         if sys.stderr.isatty():
             self._draw()
         elif time.monotonic() - self._last > self.every_s:
             self._last = time.monotonic()
             note(f"[{self.progress.fraction:4.0%}] {self._summary()}")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to somebody else for a while."""
+        self._paused = True
+        if self._bar is not None:
+            self._bar.stop()
+        try:
+            yield
+        finally:
+            self._paused = False
+            if self._bar is not None:
+                self._bar.start()
 
     def _say(self, text: str) -> None:
         if self._bar is None:

@@ -25,7 +25,7 @@ from hdap_tui.dashboard import announce
 from hdap_tui.dashboard.desk import Desk
 from hdap_tui.dashboard.formats import utc_now
 from hdap_tui.dashboard.grammar import Call, Selection
-from hdap_tui.dashboard.messages import Asked, Polled, PollFailed, TaskEnded, TaskMoved
+from hdap_tui.dashboard.messages import Asked, Polled, PollFailed, TaskEnded, TaskMoved, Wanted
 from hdap_tui.dashboard.screens.base import HdapScreen, TableView
 from hdap_tui.dashboard.screens.fleet import FleetScreen
 from hdap_tui.dashboard.source import Source
@@ -263,6 +263,16 @@ class HdapApp(App[None]):
             ConfirmScreen(question.text, question.touched, question.note),
             lambda answer: question.reply(bool(answer)),
         )
+
+    @on(Wanted)
+    def _wanted(self, message: Wanted) -> None:
+        from hdap_tui.dashboard.screens.secret import SecretScreen
+
+        wish = message.wish
+        if not self.screen_stack:
+            wish.reply(None)  # the application ends
+            return
+        self.push_screen(SecretScreen(wish.text), lambda answer: wish.reply(answer or None))
 
     def confirm(self, text: str, touched: list[str], then: Callable[[], None]) -> None:
         """Ask, and go on where the answer is yes."""

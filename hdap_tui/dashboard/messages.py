@@ -65,6 +65,13 @@ class Asked(Message):
 
 
 @dataclass
+class Wanted(Message):
+    """A command needs a secret of the operator's, and its thread waits for it."""
+
+    wish: Wish
+
+
+@dataclass
 class HistoryRead(Message):
     """A device's measurements were read."""
 
@@ -94,6 +101,20 @@ class JobRead(Message):
 
     job: str
     view: JobView | None
+
+
+@dataclass
+class Wish:
+    """What is asked for, and the answer once there is one; it never shows in a log."""
+
+    text: str
+    answered: threading.Event = field(default_factory=threading.Event)
+    answer: str | None = field(default=None, repr=False)
+
+    def reply(self, answer: str | None) -> None:
+        """Give the answer and let the asking thread go on."""
+        self.answer = answer
+        self.answered.set()
 
 
 @dataclass

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Confirm = Callable[[str, Sequence[str]], bool]
 Cancelled = Callable[[], bool]
+Secret = Callable[[str], str | None]
 
 HISTORY_LIMIT = 2000
 """Measurements of one device that its chart is drawn from."""
@@ -72,6 +73,7 @@ class Source(Protocol):
         reporter: Reporter,
         confirm: Confirm,
         cancelled: Cancelled,
+        secret: Secret,
     ) -> Outcome:
         """Run a command to its end.
 
@@ -173,9 +175,12 @@ class FleetSource:
         reporter: Reporter,
         confirm: Confirm,
         cancelled: Cancelled,
+        secret: Secret,
     ) -> Outcome:
         """Run the command's action with a context of its own."""
-        context = self._fresh(reporter=reporter, confirm=confirm, cancelled=cancelled)
+        context = self._fresh(
+            reporter=reporter, confirm=confirm, cancelled=cancelled, secret=secret
+        )
         try:
             return command.load()(context, **arguments)
         finally:

@@ -13,7 +13,7 @@ from textual.message import Message
 from engine.events import AnyEvent, Reporter
 from hdap_tui.context import Outcome
 from hdap_tui.dashboard.grammar import Call
-from hdap_tui.dashboard.messages import Asked, Question, TaskEnded, TaskMoved
+from hdap_tui.dashboard.messages import Asked, Question, TaskEnded, TaskMoved, Wanted, Wish
 from hdap_tui.dashboard.source import Source
 from hdap_tui.errors import UserError
 from hdap_tui.progress import Progress
@@ -104,6 +104,9 @@ class Tasks:
         def confirm(question: str, touched: Sequence[str]) -> bool:
             return self._ask(task, question, touched)
 
+        def secret(text: str) -> str | None:
+            return self._want(task, text)
+
         try:
             task.outcome = self._source.run(
                 task.call.command,
@@ -111,6 +114,7 @@ class Tasks:
                 Reporter(task.name, listen),
                 confirm,
                 task.stop.is_set,
+                secret,
             )
         except UserError as error:
             task.error = str(error)
@@ -118,6 +122,14 @@ class Tasks:
             log.exception("%s failed", task.call.text)
             task.error = f"{task.name} failed: {type(error).__name__}: {error}"
         self._post(TaskEnded(task))
+
+    def _want(self, task: Task, text: str) -> str | None:
+        wish = Wish(text)
+        self._post(Wanted(wish))
+        while not wish.answered.wait(0.1):
+            if task.stop.is_set():
+                return None
+        return wish.answer
 
     def _ask(self, task: Task, question: str, touched: Sequence[str]) -> bool:
         asked = Question(question, touched, task.note)

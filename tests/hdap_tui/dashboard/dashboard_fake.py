@@ -365,6 +365,7 @@ class FakeSource:
         reporter: Reporter,
         confirm: Callable[[str, Sequence[str]], bool],
         cancelled: Callable[[], bool],
+        secret: Callable[[str], str | None],
     ) -> Outcome:
         if any(p.name == "yes" for p in command.parameters) and not arguments.get("yes"):
             chosen = (arguments.get("select") or "").split(",") if arguments.get("select") else [
@@ -378,7 +379,7 @@ class FakeSource:
         self.ran.append((command.name, dict(arguments)))
         if command.name in self.runs:
             return self.runs[command.name](
-                reporter=reporter, cancelled=cancelled, arguments=arguments
+                reporter=reporter, cancelled=cancelled, arguments=arguments, secret=secret
             )
         rows = tuple((r.name, f"{r.latency_ms or 0:.2f}") for r in self.fleet.devices[:40])
         return Outcome(table=Table(("device", "ms"), rows), text=f"{command.name}: done.")

@@ -122,7 +122,7 @@ async def test_a_long_command_shows_its_progress_and_can_be_stopped(open_app: Op
     source = FakeSource()
     go_on = threading.Event()
 
-    def slow(reporter: Reporter, cancelled: Callable[[], bool], arguments: object) -> Outcome:
+    def slow(reporter: Reporter, cancelled: Callable[[], bool], **_: object) -> Outcome:
         reporter.started("job", weight=10)
         reporter.started("timing", total=12, weight=10)
         reporter.advanced("timing", 6)
