@@ -4,48 +4,79 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
+from hdap_tui import schedule
+from hdap_tui.schedule import Pause, Result, Steps
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import Cancelled, DeviceError, classify
+from hdap_tui.ssh.limits import allow_connections
 from hdap_tui.ssh.pool import Connections
+from hdap_tui.ssh.sockets import never
 from hdap_tui.ssh.target import Target
 
 T = TypeVar("T")
+OnStage = Callable[[str, str], None]
+"""Told a device's name and what is being done on it; called from several threads."""
+
+
+def silent(_device: str, _stage: str) -> None:
+    """Tell nobody."""
 
 
 def on_each(
     pool: Connections,
     targets: Sequence[Target],
     action: Callable[[Connection], T],
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: Callable[[], bool] = never,
     stop: threading.Event | None = None,
+    *,
+    on_stage: OnStage = silent,
+    doing: str = "asking",
 ) -> Iterator[tuple[Target, T | DeviceError]]:
     """Connect to every device and act on it; yields what came of it, in order of arrival.
 
-    Ends early once it is no longer wanted. `stop` is set at the end, an interruption for one,
-    before the actions that still run are waited for; an action that takes long asks it.
+    A device that is slow or silent costs its own time limit and keeps no other waiting. Ends early
+    once it is no longer wanted. `stop` is set at the end, an interruption for one, before the
+    actions that still run are waited for; an action that takes long asks it. `on_stage` is told
+    that a device is connected to, then what is being `doing` there, then how it ended.
+
+    Raises:
+        UserError: the system does not allow that many connections.
     """
+    ended = stop or threading.Event()
 
-    stop = stop or threading.Event()
+    def unwanted() -> bool:
+        return ended.is_set() or cancelled()
 
-    def one(target: Target) -> T | DeviceError:
+    def one(target: Target) -> Steps[tuple[Target, T | DeviceError]]:
+        answer: T | DeviceError
         try:
-            return action(pool.get(target, lambda: stop.is_set() or cancelled()))
-        except Cancelled:
+            on_stage(target.name, "connecting")
+            tries = pool.opening(target, unwanted)
+            while True:
+                try:
+                    pause = next(tries)
+                except StopIteration as end:
+                    connection: Connection = end.value
+                    break
+                yield Pause(pause)
+            on_stage(target.name, doing)
+            answer = action(connection)
+            on_stage(target.name, "done")
+        except (Cancelled, GeneratorExit):
+            on_stage(target.name, "cancelled")
             raise
         except Exception as error:
-            return classify(error, target.name)
+            answer = classify(error, target.name)
+            on_stage(target.name, f"failed: {answer.kind}")
+        yield Result((target, answer))
 
+    allow_connections(len(targets))
     workers = max(1, min(pool.bound, len(targets)))
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="device")
+    running = schedule.run(map(one, targets), workers, lambda _group, _count: None, unwanted)
     try:
-        futures = {executor.submit(one, target): target for target in targets}
-        for future in as_completed(futures):
-            if isinstance(future.exception(), Cancelled):
-                continue
-            yield futures[future], future.result()
+        yield from running
     finally:
-        stop.set()
-        executor.shutdown(wait=True, cancel_futures=True)
+        ended.set()
+        running.close()

@@ -2,7 +2,8 @@
 
 A task is a generator that works until it has to wait, then says for what: some seconds, or one of
 its machine's slots. While it waits it holds no thread, so a task that waits never keeps another
-from working.
+from working. A step that takes longer than a moment waits as well, for a device that is slow or
+silent: it keeps its thread, and another may work in its stead.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hdap_tui.ssh.errors import Cancelled
 
 T = TypeVar("T")
 
+_MOMENT_S = 2.0  # how long a step counts as work
 _TICK_S = 0.1  # how often a cancellation, or another process's slot, is looked for
 
 
@@ -128,11 +130,15 @@ class _Scheduler(threading.Thread, Generic[T]):
         self._tasks = {_Task(steps) for steps in tasks}
         self._done: queue.SimpleQueue[tuple[_Task[T], Step[T] | _Broken | None]]
         self._done = queue.SimpleQueue()
+        self._ready: deque[tuple[_Task[T], BaseException | None]] = deque()
+        self._working: dict[_Task[T], float] = {}  # since when, the oldest first
+        self._bound = max(1, workers)
         self._timers: list[tuple[float, int, _Task[T]]] = []
         self._queues: dict[str, deque[tuple[_Task[T], int]]] = {}
         self._count = itertools.count()
         self._stopping = False
-        self._workers = ThreadPoolExecutor(max(1, workers), "task")
+        # It starts a thread only where none is idle.
+        self._workers = ThreadPoolExecutor(max(self._bound, len(self._tasks)), "task")
 
     def run(self) -> None:
         """Run until no task is left."""
@@ -140,6 +146,7 @@ class _Scheduler(threading.Thread, Generic[T]):
             for task in list(self._tasks):
                 self._go_on(task)
             while self._tasks:
+                self._dispatch()
                 self._turn()
         except BaseException as error:
             self.out.put(_Broken(error))
@@ -165,6 +172,7 @@ class _Scheduler(threading.Thread, Generic[T]):
 
     def _handle(self, task: _Task[T], step: Step[T] | _Broken | None) -> None:
         """See what a task said: what it waits for, or that it has ended (None)."""
+        self._working.pop(task, None)
         if step is None or isinstance(step, _Broken):
             task.free()
             self._tasks.discard(task)
@@ -205,7 +213,17 @@ class _Scheduler(threading.Thread, Generic[T]):
             self._go_on(task, Cancelled())
 
     def _go_on(self, task: _Task[T], error: BaseException | None = None) -> None:
-        self._workers.submit(self._advance, task, error)
+        self._ready.append((task, error))
+
+    def _dispatch(self) -> None:
+        """Start as many steps as may work at once."""
+        now = time.monotonic()
+        while self._working and now - next(iter(self._working.values())) > _MOMENT_S:
+            del self._working[next(iter(self._working))]
+        while self._ready and len(self._working) < self._bound:
+            task, error = self._ready.popleft()
+            self._working[task] = now
+            self._workers.submit(self._advance, task, error)
 
     def _advance(self, task: _Task[T], error: BaseException | None) -> None:
         step: Step[T] | _Broken | None

@@ -17,6 +17,7 @@ from engine.latency import Latency
 from hdap_tui import schedule, slots
 from hdap_tui.errors import UserError
 from hdap_tui.reach import targets
+from hdap_tui.ssh.limits import allow_connections
 from hdap_tui.ssh.pool import Connections
 from hdap_tui.ssh.sockets import never
 from hdap_tui.ssh.target import Target
@@ -126,8 +127,10 @@ class Fleet:
         before it returns. Should this process die, they end by their lease.
 
         Raises:
-            UserError: a model file cannot be read.
+            UserError: a model file cannot be read, or the system does not allow that many
+                connections.
         """
+        allow_connections(len(visits))
         runner = self._payload(Path(engine.runner.__file__), "runner")
         stop = threading.Event()  # tells what is just being done on a device, too
         tasks = [

@@ -16,6 +16,7 @@ from hdap_tui.ssh.config import resolve
 from hdap_tui.ssh.connection import Connection, connect, scan
 from hdap_tui.ssh.errors import Cancelled, DeviceError
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
+from hdap_tui.ssh.places import Places
 from hdap_tui.ssh.secret import Secrets
 from hdap_tui.ssh.sockets import Deadline, never
 from hdap_tui.ssh.target import Jump, Target
@@ -49,9 +50,9 @@ class _Bastion:
 class Connections:
     """One connection a device, opened when it is first asked for and kept open.
 
-    At most `bound` are being opened at once, at most `handshakes` to one server. Devices behind
-    one jump host share the connection to it. Safe to use from several threads; not from a forked
-    child.
+    At most `bound` are being opened at once, not counting those that do not answer, and at most
+    `handshakes` to one server. Devices behind one jump host share the connection to it. Safe to
+    use from several threads; not from a forked child.
     """
 
     believed_s = 30.0
@@ -62,7 +63,7 @@ class Connections:
     ) -> None:
         self.bound = bound
         self.secrets = secrets or Secrets()
-        self._opening = threading.BoundedSemaphore(bound)
+        self._opening = Places(bound)
         self._servers: defaultdict[object, threading.BoundedSemaphore] = defaultdict(
             lambda: threading.BoundedSemaphore(handshakes)
         )
@@ -297,7 +298,9 @@ class Connections:
 
 
 @contextlib.contextmanager
-def _held(lock: threading.Lock | threading.BoundedSemaphore, deadline: Deadline) -> Iterator[None]:
+def _held(
+    lock: threading.Lock | threading.BoundedSemaphore | Places, deadline: Deadline
+) -> Iterator[None]:
     """Hold a lock; waiting for it does not count."""
     with deadline.paused():
         while not lock.acquire(timeout=0.25):

@@ -192,21 +192,24 @@ class _Upload:
     def _stream(self, parts: dict[Payload, tuple[int, int]]) -> tuple[Payload, SftpError] | None:
         """Send open files, each from its start; return which was refused, and why."""
         total, before = sum(payload.size for payload in parts), 0
-        with _guarded(self._connection, self._cancelled) as alive, self._sftp() as sftp:
+        with _guarded(self._connection, self._cancelled) as alive:
 
             def told(arrived: int) -> None:
                 alive()
                 self._progress(before + arrived, total)
 
+            with self._sftp() as sftp:
+                if sftp is not None:
+                    for payload, (source, start) in parts.items():
+                        path = f"{ROOT}/parts/{payload.part}"
+                        try:
+                            sftp.write(path, source, start, payload.size, told)
+                        except SftpError as error:
+                            return payload, error
+                        before += payload.size
+                    return None
             for payload, (source, start) in parts.items():
-                if sftp is None:
-                    self._send_by_command(payload, source, start, told)
-                else:
-                    path = f"{ROOT}/parts/{payload.part}"
-                    try:
-                        sftp.write(path, source, start, payload.size, told)
-                    except SftpError as error:
-                        return payload, error
+                self._send_by_command(payload, source, start, told)
                 before += payload.size
         return None
 
@@ -224,7 +227,6 @@ class _Upload:
             except (DeviceError, SftpError, EOFError):
                 if not connection.alive:
                     raise EOFError from None
-                channel.close()  # some servers allow one session only
             else:
                 channel.settimeout(None)  # whoever guards the transfer ends the waiting
             yield sftp

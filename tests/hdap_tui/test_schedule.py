@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hdap_tui import slots
+from hdap_tui import schedule, slots
 from hdap_tui.schedule import FreeSlot, NeedSlot, Pause, Result, run
 from hdap_tui.ssh.errors import Cancelled
 
@@ -144,3 +144,25 @@ def test_a_slow_reader_holds_up_nobody(take: Any) -> None:
 
 def test_no_task_at_all_ends_at_once(take: Any) -> None:
     assert list(run([], 1, take, never)) == []
+
+
+def test_steps_that_wait_for_silent_devices_keep_no_other_task_from_working(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schedule, "_MOMENT_S", 0.1)
+    answered = threading.Event()
+
+    def silent() -> schedule.Steps[str]:
+        answered.wait(20)
+        yield Result("silent")
+
+    def quick(number: int) -> schedule.Steps[str]:
+        yield Pause(0.01)
+        yield Result(f"quick {number}")
+
+    tasks = [silent() for _ in range(6)] + [quick(number) for number in range(20)]
+    results = schedule.run(tasks, 2, lambda _group, _count: None, lambda: False)
+    first = [next(results) for _ in range(20)]
+    assert {one.split()[0] for one in first} == {"quick"}
+    answered.set()
+    assert list(results) == ["silent"] * 6
