@@ -131,6 +131,27 @@ COMMANDS: tuple[Command, ...] = (
         long=True,
     ),
     Command(
+        "devices provision",
+        "Build a Python environment with ONNX Runtime on the devices that lack one; they need no"
+        " internet.",
+        "v",
+        _action("provisioning:provision"),
+        (
+            SELECT,
+            Parameter("wheels", "Take the wheels from this folder, not from PyPI.", kind="path"),
+            Parameter("onnxruntime", "Version of ONNX Runtime; this machine's where left out."),
+            Parameter("python", "Interpreter on the devices; the newest fit where left out."),
+            Parameter(
+                "dry-run", "Only say what would be done (wheels may be downloaded).", kind="flag"
+            ),
+            Parameter("undo", "Remove the environments and the wheels.", kind="flag"),
+            _YES,
+        ),
+        subject="devices",
+        dangerous=True,
+        long=True,
+    ),
+    Command(
         "bench",
         "Time ONNX models on the devices, interleaved, each block in a fresh process.",
         "b",
