@@ -13,6 +13,7 @@ from typing import Any
 
 import paramiko
 
+from hdap_tui.ssh.alarm import alarm
 from hdap_tui.ssh.config import resolve
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind, classify, out_of_space
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
@@ -86,13 +87,14 @@ class Connection:
         limit: int = OUTPUT_LIMIT,
         leash: bool = False,
         cancelled: Callable[[], bool] = never,
+        told: Callable[[bytes], None] | None = None,
     ) -> Completed:
         """Run a command and return what it said, whatever its exit status.
 
         Both streams are read all the time, so that neither can block the other; what goes
         beyond `limit` bytes a stream is dropped. A command that is given up goes on running on
         the device, unless it is on the leash: then it has no input, and its process group ends
-        with the channel.
+        with the channel. `told` gets the output so far, whenever there is more of it.
 
         Raises:
             DeviceError: timeout, disconnected, killed (by a signal), or busy.
@@ -103,7 +105,11 @@ class Connection:
             exchange = _Exchange(channel, stdin, limit, keep_open=leash)
             text = _leashed(command) if leash else command
             self.accepted(channel, lambda: channel.exec_command(text), deadline)
+            seen = 0
             while not exchange.step():
+                if told is not None and len(exchange.out) > seen:
+                    seen = len(exchange.out)
+                    told(bytes(exchange.out))
                 deadline.check()
                 if not self.alive:
                     raise EOFError
@@ -206,18 +212,15 @@ class Connection:
             late.set()
             channel.close()
 
-        timer = threading.Timer(deadline.left(self.target.timeouts.channel), give_up)
-        timer.start()
         try:
-            ask()
+            with alarm.after(deadline.left(self.target.timeouts.channel), give_up):
+                ask()
         except paramiko.SSHException:
             if late.is_set():
                 raise TimeoutError from None
             if not self.alive:
                 raise EOFError from None
             raise DeviceError(ErrorKind.FAILED, f"{self.where}: it refuses that request") from None
-        finally:
-            timer.cancel()
 
     def close(self) -> None:
         """Close it; its thread ends at once, too."""
