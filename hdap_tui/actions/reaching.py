@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from hdap_tui.context import Context, Outcome, Table
@@ -10,13 +11,17 @@ from hdap_tui.errors import ExitCode, RefusedError
 from hdap_tui.facts import gather
 from hdap_tui.fanout import on_each
 from hdap_tui.reach import connections, targets
-from hdap_tui.ssh.connection import scan
 from hdap_tui.ssh.errors import DeviceError
-from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
+from hdap_tui.ssh.pool import Connections
 from hdap_tui.ssh.target import Target
+from hdap_tui.stages import Stages
 from hdap_tui.store import devices as table
 from hdap_tui.store import facts
 from hdap_tui.text import clean
+from hdap_tui.trusting import Stranger, jump_levels, look, resolved
+
+ALIKE = 3
+"""Devices that fail for the same reason share a row from this many on."""
 
 
 def check(context: Context, select: str | None = None) -> Outcome:
@@ -26,76 +31,137 @@ def check(context: Context, select: str | None = None) -> Outcome:
     table.sync(context.store, settings.devices)
     found: dict[str, dict[str, Any] | DeviceError] = {}
     reporter.started("check", total=len(chosen), weight=len(chosen))
-    with connections(context) as pool:
-        for target, answer in on_each(pool, chosen, gather, context.cancelled):
+    with connections(context) as pool, Stages(context.store) as stages:
+        answers = on_each(
+            pool, chosen, gather, context.cancelled, on_stage=stages.say, doing="facts"
+        )
+        for target, answer in answers:
             found[target.name] = answer
             _remember(context, target.name, answer)
             reporter.advanced("check", len(found))
     reporter.finished("check")
-    names = [target.name for target in chosen if target.name in found]
-    emulated = {target.name: target.emulated for target in chosen}
+    done = [target for target in chosen if target.name in found]
     return Outcome(
-        data={"devices": [_checked(name, found[name], emulated[name]) for name in names]},
-        table=Table(
-            ("device", "state", "found"),
-            tuple((context.shown(name), *_said(found[name])) for name in names),
-        ),
-        exit_code=exit_code([found[name] for name in names]),
+        data={
+            "devices": [_checked(t.name, found[t.name], t.emulated) for t in done],
+        },
+        table=Table(("device", "state", "found"), tuple(_rows(context, found, done))),
+        text=_summary([_said(found[t.name])[0] for t in done]),
+        exit_code=exit_code([found[t.name] for t in done]),
     )
+
+
+def _rows(
+    context: Context, found: dict[str, dict[str, Any] | DeviceError], done: list[Target]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield one row a device; those that fail alike share one, behind the others."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for target in done:
+        name, answer = context.shown(target.name), found[target.name]
+        state, said = _said(answer)
+        if isinstance(answer, DeviceError):
+            alike.setdefault((state, _without_name(said, target)), []).append(name)
+        else:
+            yield name, state, said
+    for (state, said), names in alike.items():
+        if len(names) >= ALIKE:
+            shown = f"{', '.join(names[:2])} and {len(names) - 2} more"
+            yield shown, state, said
+        else:
+            yield from ((name, state, said) for name in names)
+
+
+def _without_name(said: str, target: Target) -> str:
+    """Return a sentence about a device without what is the device's alone."""
+    head, colon, rest = said.partition(": ")
+    return rest if colon and head.partition(" ")[0] == target.name else said
+
+
+def _summary(states: list[str]) -> str:
+    counts = Counter(states)
+    ok = counts.pop("ok", 0)
+    parts = [f"{ok} of {len(states)} devices ok", *(f"{n} {s}" for s, n in counts.most_common())]
+    return ", ".join(parts) + "."
 
 
 def trust(context: Context, select: str | None = None, yes: bool = False) -> Outcome:
     """Show the fingerprints of unknown or changed host keys, and accept them if told to."""
     settings = context.settings
-    chosen = targets(settings, context.select(select))
-    known = KnownHosts(settings.known_hosts)
-    new: dict[str, tuple[str, int, HostKey, str]] = {}
-    failed: dict[str, DeviceError] = {}
+    wanted = targets(settings, context.select(select))
+    chosen, failed = resolved(wanted, settings.ssh.parallel)
+    jumps: list[Stranger] = []
     context.reporter.started("scan", total=len(chosen), weight=len(chosen))
-    with ThreadPoolExecutor(max(1, min(settings.ssh.parallel, len(chosen)))) as workers:
-        looks = workers.map(_look, chosen)
-        for number, (target, key) in enumerate(zip(chosen, looks, strict=True), start=1):
+    table.sync(context.store, settings.devices)
+    with connections(context) as pool, Stages(context.store) as stages:
+        for level in jump_levels(chosen):
+            found = look(pool, level, context.cancelled, lambda _name, _stage: None)
+            new = [answer for _, answer in found if isinstance(answer, Stranger)]
+            _accept(context, pool, new, yes, "jump host ")
+            jumps += new
+        new = []
+        looks = look(pool, chosen, context.cancelled, stages.say)
+        for number, (target, answer) in enumerate(looks, start=1):
             context.reporter.advanced("scan", number)
-            if isinstance(key, DeviceError):
-                failed[target.name] = key
-                continue
-            try:
-                known.check(target.host, target.port, key, target.name)
-            except DeviceError as error:
-                new[target.name] = (target.host, target.port, key, error.kind.value)
-    context.reporter.finished("scan")
-    asked = [f"{context.shown(name)}: {kind}: {key}" for name, (_, _, key, kind) in new.items()]
-    accepted = bool(new) and (yes or context.confirm("Accept these host keys?", asked))
-    if new and not accepted:
-        raise RefusedError(f"{len(new)} host keys stay refused: {'; '.join(asked)}")
-    for name, (host, port, key, _) in list(new.items()):
-        try:
-            known.trust(host, port, key)
-        except DeviceError as error:  # revoked: never accepted
-            failed[name] = error
-            del new[name]
-    rows = [
-        *((context.shown(name), "accepted", str(key)) for name, (_, _, key, _) in new.items()),
-        *((context.shown(name), error.kind.value, str(error)) for name, error in failed.items()),
-    ]
-    same = len(chosen) - len(new) - len(failed)
+            if isinstance(answer, DeviceError):
+                failed[target.name] = answer
+            elif answer is not None:
+                new.append(answer)
+        new.sort(key=lambda one: one.target.name)
+        context.reporter.finished("scan")
+        _accept(context, pool, new, yes)
+    same = len(wanted) - len(new) - len(failed)
     return Outcome(
         data={
-            "accepted": {name: key.fingerprint for name, (_, _, key, _) in new.items()},
+            "accepted": {one.target.name: one.key.fingerprint for one in new},
+            "replaced": {
+                one.target.name: [old.fingerprint for old in one.old] for one in new if one.old
+            },
+            "jump_hosts": {one.target.name: one.key.fingerprint for one in jumps},
             "failed": {name: error.kind.value for name, error in failed.items()},
             "known": same,
         },
-        table=Table(("device", "", "host key"), tuple(rows)) if rows else None,
+        table=_trusted(context, jumps, new, failed),
         text=f"{len(new)} accepted, {same} known already, {len(failed)} not reached.",
-        exit_code=exit_code([*failed.values(), *([None] * (len(chosen) - len(failed)))]),
+        exit_code=exit_code([*failed.values(), *([None] * (len(wanted) - len(failed)))]),
     )
 
 
-def _look(target: Target) -> HostKey | DeviceError:
-    try:
-        return scan(target)
-    except DeviceError as error:
-        return error
+def _accept(
+    context: Context, pool: Connections, new: list[Stranger], yes: bool, what: str = ""
+) -> None:
+    """Ask about some host keys, and take them where the answer is yes.
+
+    Raises:
+        RefusedError: the answer is no.
+    """
+    if not new:
+        return
+    asked = [f"{what}{context.shown(one.target.name)}: {one.sentence}" for one in new]
+    if not (yes or context.confirm("Accept these host keys?", asked)):
+        raise RefusedError(f"{len(new)} host keys stay refused: {'; '.join(asked)}")
+    pool.known(new[0].target).trust_all([(one.target.known_as, one.key) for one in new])
+
+
+def _trusted(
+    context: Context, jumps: list[Stranger], new: list[Stranger], failed: dict[str, DeviceError]
+) -> Table | None:
+    rows = [
+        (
+            name,
+            one.key.type,
+            ", ".join(old.fingerprint for old in one.old) or "unknown until now",
+            one.key.fingerprint,
+        )
+        for name, one in (
+            *((f"jump host {one.target.name}", one) for one in jumps),
+            *((context.shown(one.target.name), one) for one in new),
+        )
+    ]
+    rows += [
+        (context.shown(name), error.kind.value, "", str(error)) for name, error in failed.items()
+    ]
+    columns = ("device", "key type", "old fingerprint", "new fingerprint")
+    return Table(columns, tuple(rows)) if rows else None
 
 
 def exit_code(results: list[Any]) -> ExitCode:
@@ -133,7 +199,10 @@ def _said(answer: dict[str, Any] | DeviceError) -> tuple[str, str]:
         return answer.kind.value, str(answer)
     missing = [need for need in ("numpy", "onnxruntime") if not answer.get(need)]
     if missing:
-        return "lacking", f"its Python has no {' and no '.join(missing)}: install it there"
+        return (
+            "lacking",
+            f"its Python has no {' and no '.join(missing)}: run hdap devices provision",
+        )
     cores, cpu = answer.get("cores"), clean(answer.get("cpu_model", answer.get("machine", "")), 40)
     text = f"{cpu}, {cores} cores, ONNX Runtime {clean(answer['onnxruntime'], 20)}"
     return "ok", text

@@ -196,7 +196,7 @@ class KnownHosts:
             DeviceError: the key is unknown, is another than the known one, or was revoked.
         """
         files = self._read()
-        if any(key.base64 in index.revoked for index in files):
+        if self.is_revoked(key):
             raise DeviceError(
                 ErrorKind.HOST_KEY_CHANGED,
                 f"{where}: its host key {key} was revoked; do not log in before you know why",
@@ -221,26 +221,39 @@ class KnownHosts:
             f" {accept}",
         )
 
-    def trust(self, host: str, port: int, key: HostKey) -> None:
-        """Take the key as the only one of that host, in the fleet's file.
+    def is_revoked(self, key: HostKey) -> bool:
+        """Whether a file says that the key must not be believed any more."""
+        return any(key.base64 in index.revoked for index in self._read())
 
-        Another process that does the same waits; a reader sees the old file or the new one.
+    def trust(self, host: str, port: int, key: HostKey) -> None:
+        """Take the key as the only one of that host; see `trust_all`.
 
         Raises:
             DeviceError: the key was revoked.
         """
-        if any(key.base64 in index.revoked for index in self._read()):
-            raise DeviceError(
-                ErrorKind.HOST_KEY_CHANGED,
-                f"{host}:{port}: the key {key.fingerprint} was revoked and is never accepted;"
-                " give the device a new one",
-            )
-        name = host_name(host, port)
+        self.trust_all([((host, port), key)])
+
+    def trust_all(self, keys: Sequence[tuple[tuple[str, int], HostKey]]) -> None:
+        """Take each key as the only one of its host and port, in the fleet's file.
+
+        Another process that does the same waits; a reader sees the old file or the new one.
+
+        Raises:
+            DeviceError: a key was revoked; then none is taken.
+        """
+        for (host, port), key in keys:
+            if self.is_revoked(key):
+                raise DeviceError(
+                    ErrorKind.HOST_KEY_CHANGED,
+                    f"{host}:{port}: the key {key.fingerprint} was revoked and is never accepted;"
+                    " give the device a new one",
+                )
+        new = {host_name(*place): key for place, key in keys}
         self.fleet.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.fleet):
             lines = _text(self.fleet).splitlines()
-            kept = [left for line in lines if (left := _without(line, name)) is not None]
-            kept.append(f"{name} {key.type} {key.base64}")
+            kept = [left for line in lines if (left := _without(line, set(new))) is not None]
+            kept += [f"{name} {key.type} {key.base64}" for name, key in new.items()]
             _replace(self.fleet, "\n".join(kept) + "\n")
 
 
@@ -267,14 +280,14 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _without(line: str, name: str) -> str | None:
-    """Return the line without that host; None where nothing is left of it."""
+def _without(line: str, gone: set[str]) -> str | None:
+    """Return the line without some hosts; None where nothing is left of it."""
     names, _, rest = line.strip().partition(" ")
     if names.startswith(("#", "@")) or not rest:
         return line
     if names.startswith("|1|"):
-        return None if _stands_for(names, name) else line
-    left = [n for n in names.split(",") if n.lower() != name]
+        return None if any(_stands_for(names, name) for name in gone) else line
+    left = [n for n in names.split(",") if n.lower() not in gone]
     return f"{','.join(left)} {rest}" if left else None
 
 
