@@ -23,6 +23,21 @@ _T975 = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """How a model is run: the same file gives another latency for each."""
+
+    batch: int = 1
+    threads: int = 1
+    provider: str = "CPUExecutionProvider"
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
+        provider = self.provider.removesuffix("ExecutionProvider")
+        return f"batch {self.batch}, {threads}, {provider}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Latency:
     """How long one model takes on one device, under which conditions, or why nobody knows."""
 
@@ -47,8 +62,15 @@ class Latency:
     """One median a block; every block is a fresh process."""
     contended: float = 0.0
     """Share of the inferences whose wall time was well above their CPU time."""
+    batch: int = 1
+    """Images in one inference, as asked; every time is that of the whole inference."""
+    threads: int = 1
+    """Threads of one inference, as asked."""
+    provider: str = "CPUExecutionProvider"
+    """ONNX Runtime's execution provider, as asked; the conditions hold what was used."""
     energy_mj: float | None = None
-    """Energy of one inference where a sensor exists; never guessed."""
+    """Energy of one inference where a sensor exists, idle power included; never guessed. What
+    the inference takes above idle is `conditions["energy"]["dynamic_mj"]`."""
     conditions: Mapping[str, Any] = field(default_factory=dict)
     """Clock, governor, temperature, load, runtime version, threads, … as the device told them."""
     emulated: bool = False
@@ -66,6 +88,21 @@ class Latency:
     def ok(self) -> bool:
         """Whether there is a number."""
         return not self.error
+
+    @property
+    def configuration(self) -> Configuration:
+        """How the model was asked to be run."""
+        return Configuration(batch=self.batch, threads=self.threads, provider=self.provider)
+
+    @property
+    def per_image_ms(self) -> float:
+        """Median latency divided by the images of one inference."""
+        return self.median_ms / int(self.conditions.get("images", self.batch))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was off while it was measured, in words; empty where nothing was."""
+        return tuple(map(str, self.conditions.get("dirty", ())))
 
 
 class Measure(Protocol):

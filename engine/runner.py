@@ -1166,7 +1166,7 @@ class Run:
         self._results = -1
         self._child: Any = None
         self._together = True
-        self._met = False  # whether a fetch is due before the next section
+        self._met = False  # whether a fetch is due that ought to come before the next section
         self._started = self._renewed = time.monotonic()
         self._lease = self._lease_time()
 
@@ -1239,7 +1239,7 @@ class Run:
         self.emit({"event": "waited", **waited})
         if why and request["at_limit"] == "skip":
             raise Stop("skipped", f"{why[2]} after {now - began:.0f} s of waiting")
-        self._met = told > -math.inf
+        self._met = True  # whoever fetches has come to see how the wait goes
         self._started += now - began
 
     def _why_wait(self, busy: Busy | None) -> tuple[str, float, str] | None:

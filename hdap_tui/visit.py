@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
 from engine import results
-from engine.latency import Latency
+from engine.latency import Configuration, Latency
+from engine.results import Case
 from hdap_tui.schedule import FreeSlot, NeedSlot, Pause, Result, Step, Steps
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
@@ -29,6 +30,7 @@ _OUTAGES = 3  # lost connections in a row that one step lives through
 _START_S = 10.0  # seconds that a runner may take to say its first word
 _START_BLOCK_S, _MODEL_S = 0.2, 0.45  # a first guess of a block's length: start, each model
 _GRACE_S = 30.0  # beyond its own time limit
+_GAP_S = 0.5  # a device waits this long for a fetch that is due before it times on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,13 @@ class Bench:
     """Seconds beyond the expected time after which a device ends a run that nobody fetches."""
     seed: int = 0
     batch: int = 1
+    cool_below_c: float = 0.0
+    idle_below: float = 0.0
+    wait_limit_s: float = 120.0
+    at_limit: str = "measure"
+    energy_s: float = 0.0
+    configurations: tuple[Configuration, ...] = ()
+    """How each model is run, interleaved; empty: as `batch`, `threads` and `provider` say."""
     keep_models: bool = True
     """Whether models that this run brought onto the device stay there."""
 
@@ -59,26 +68,62 @@ class Bench:
         found = {name: getattr(section, name) for name in names if hasattr(section, name)}
         return cls(**{**found, **changes})
 
-    def block_limit(self, models: int) -> float:
-        """Return about how many seconds a block of that many models may take at most."""
-        return 1.0 + models * (0.2 + self.warmup_s + self.block_s)
+    @property
+    def standard(self) -> Configuration:
+        """How a model is run unless something else is asked: what drift and clusters look at."""
+        return Configuration(batch=self.batch, threads=self.threads, provider=self.provider)
 
-    def request(self, payloads: Sequence[Payload], block_s: float) -> dict[str, Any]:
-        """Return what the runner is asked; `block_s` is how long a block should take."""
+    def cases(self, digests: Iterable[str]) -> tuple[Case, ...]:
+        """Return every model in every configuration, each once."""
+        how = self.configurations or (self.standard,)
+        return tuple(dict.fromkeys(Case(model=d, configuration=c) for d in digests for c in how))
+
+    def block_limit(self, cases: int) -> float:
+        """Return about how many seconds a block of that many cases may take at most."""
+        return 1.0 + cases * (0.2 + self.warmup_s + self.block_s)
+
+    @property
+    def waiting_s(self) -> float:
+        """How long the device may wait before it measures, as asked."""
+        return self.wait_limit_s if self.cool_below_c or self.idle_below else 0.0
+
+    def request(
+        self, payloads: Sequence[Payload], block_s: float, known: bool = True
+    ) -> dict[str, Any]:
+        """Return what the runner is asked.
+
+        Args:
+            payloads: the models.
+            block_s: how long a block should take.
+            known: whether that is known; if not, the first fetch comes after the first block.
+        """
         asked = asdict(self)
-        del asked["keep_models"]
-        whole = min(self.time_limit_s, self.blocks_max * self.block_limit(len(payloads)))
+        for name in ("keep_models", "configurations", "batch", "threads", "provider"):
+            del asked[name]
+        names = {payload.digest: payload.name for payload in payloads}
+        cases = self.cases(names)
+        whole = min(self.time_limit_s, self.blocks_max * self.block_limit(len(cases)))
         return {
             **asked,
             "version": 1,
-            "models": [{"digest": p.digest, "path": f"../../{p.name}"} for p in payloads],
-            "lease_s": self.lease_s + whole,
+            "models": [
+                {
+                    "digest": case.model,
+                    "key": case.key,
+                    "path": f"../../{names[case.model]}",
+                    **asdict(case.configuration),
+                }
+                for case in cases
+            ],
+            "lease_s": self.lease_s + self.waiting_s + whole,
             "expected_block_s": round(block_s, 2),
+            "look_after": 0 if known else 1,
+            "gap_s": _GAP_S,
         }
 
 
 class Pace:
-    """How long each device takes for one model in a block, as learned from its runs so far."""
+    """How long each device takes for one case in a block, as learned from its runs so far."""
 
     def __init__(self) -> None:
         self._learned: dict[tuple[str, Bench], float] = {}
@@ -87,20 +132,20 @@ class Pace:
         """Whether a run of this kind has been seen on the device."""
         return (device, bench) in self._learned
 
-    def block_s(self, device: str, bench: Bench, models: int) -> float:
+    def block_s(self, device: str, bench: Bench, cases: int) -> float:
         """Return how many seconds a block should take."""
-        return _START_BLOCK_S + models * self._learned.get((device, bench), _MODEL_S)
+        return _START_BLOCK_S + cases * self._learned.get((device, bench), _MODEL_S)
 
-    def saw(self, device: str, bench: Bench, models: int, parsed: results.Parsed) -> None:
+    def saw(self, device: str, bench: Bench, cases: int, parsed: results.Parsed) -> None:
         """Learn from the first look at a run: whether it came early, and what the device says."""
         each = self._learned.get((device, bench), _MODEL_S)
         each *= 0.95 if parsed.finished or parsed.blocks >= bench.blocks_min else 1.3
         if parsed.section and parsed.section[0] and parsed.expected_s:  # a block was timed
             first, last = parsed.section
             block_s = 1.05 * parsed.expected_s / (last - first + 1)
-            each = (block_s - _START_BLOCK_S) / models
+            each = (block_s - _START_BLOCK_S) / cases
         elif parsed.took_s and parsed.blocks:  # a single block, start and end included
-            each = (1.1 * parsed.took_s / parsed.blocks - _START_BLOCK_S) / models
+            each = (1.1 * parsed.took_s / parsed.blocks - _START_BLOCK_S) / cases
         self._learned[device, bench] = max(each, 0.02)
 
 
@@ -121,7 +166,9 @@ class Visit:
         cancelled: Callable[[], bool],
     ) -> None:
         self._target, self._bench, self._pool = target, bench, pool
-        self._digests = [payload.digest for payload in payloads]
+        # Two files may have one content: it is timed once, and answered for each.
+        self._asked = [case for p in payloads for case in bench.cases([p.digest])]
+        self._cases = tuple(dict.fromkeys(self._asked))
         self._payloads = list({payload.digest: payload for payload in payloads}.values())
         self._runner = runner
         self._cores, self._pace = cores, pace
@@ -138,7 +185,7 @@ class Visit:
         except DeviceError as error:
             self._give_up(error)
             self._stage(f"failed: {error.kind}")
-            latencies = [self._failure(digest, error) for digest in self._digests]
+            latencies = [self._failure(case, error) for case in self._asked]
         except (Cancelled, GeneratorExit):
             self._end_job(ask_first=True)
             self._stage("cancelled")
@@ -161,13 +208,14 @@ class Visit:
         target = self._target
         yield NeedSlot(target.host_group or f"device {target.name}", self._cores)
         self._stage("starting")
-        block_s = self._pace.block_s(target.name, self._bench, len(self._payloads))
-        request = self._bench.request(self._payloads, block_s)
+        known = self._pace.known(target.name, self._bench)
+        block_s = self._pace.block_s(target.name, self._bench, len(self._cases))
+        request = self._bench.request(self._payloads, block_s, known)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         job = RemoteJob(f"{stamp}-{secrets.token_hex(4)}")
         self._job = job
         yield from self._do(partial(job.start, request=request, runner=self._runner.name))
-        return (yield from self._collect(job, time.time(), request))
+        return (yield from self._collect(job, request))
 
     def _upload(self, connection: Connection) -> tuple[Payload, ...]:
         """Bring runner and models; return the models that were not there before."""
@@ -186,15 +234,18 @@ class Visit:
         return tuple(payload for payload in brought if payload != self._runner)
 
     def _collect(
-        self, job: RemoteJob, started: float, request: Mapping[str, Any]
+        self, job: RemoteJob, request: Mapping[str, Any]
     ) -> Generator[Step[Latency], None, list[Latency]]:
         """Fetch when a timed section should be over, and not before, until the run has ended."""
-        bench, digests = self._bench, [payload.digest for payload in self._payloads]
-        text, blocks, limit = bytearray(), -1, time.monotonic() + bench.time_limit_s + _GRACE_S
+        bench, started, began = self._bench, time.time(), time.monotonic()
+        limit = began + bench.time_limit_s + bench.waiting_s + _GRACE_S
+        text, blocks, timing, phase = bytearray(), -1, False, ("", 0.0)
         # Of a device that is not known yet, the first block tells how long the others take.
-        known = self._pace.known(self._target.name, bench)
+        known = not request["look_after"]
         wait = request["expected_block_s"] * (bench.blocks_min if known else 1)
         wait += 0.1 if known else 0.3
+        if bench.waiting_s:  # what it waits for is told at once
+            wait = 1.5
         self._stage("timing")
         while True:
             yield Pause(min(wait, 0.8 * request["lease_s"]))
@@ -202,22 +253,28 @@ class Visit:
             parsed = results.parse(
                 bytes(text).splitlines(keepends=True),
                 self._target.name,
-                digests,
+                self._cases,
                 at=_now(),
                 started=started,
             )
-            if blocks < 0:
-                self._pace.saw(self._target.name, bench, len(digests), parsed)
+            if parsed.section and not timing:
+                timing = True
+                if not bench.waiting_s:
+                    self._pace.saw(self._target.name, bench, len(self._cases), parsed)
             if parsed.finished:
-                return [self._marked(parsed.latencies[digest]) for digest in self._digests]
-            self._check_running(state, job, started)
+                return [self._marked(parsed.latencies[case.key]) for case in self._asked]
+            self._check_running(state, job, began)
             if time.monotonic() > limit:
                 raise _OverdueError(
                     ErrorKind.TIMEOUT, f"{self._target.name}: the benchmark does not come to an end"
                 )
-            self._stage(f"timing {parsed.blocks}/{bench.blocks_max}")
-            wait = 2 * wait if parsed.blocks == blocks else _left(parsed)
-            blocks = parsed.blocks
+            self._stage(stage_of(parsed, bench.blocks_max))
+            if parsed.phase:
+                told = (parsed.phase, parsed.phase_s)
+                wait, phase = 1.0 if phase == told else parsed.phase_s + 0.1, told
+            else:
+                wait = 2 * wait if parsed.blocks == blocks else _left(parsed)
+                blocks = parsed.blocks
 
     def _fetch(self, job: RemoteJob, text: bytearray) -> Generator[Step[Any], None, State]:
         """Add all new results to the text; return how the job stands."""
@@ -233,11 +290,11 @@ class Visit:
             if not fetched.more:
                 return fetched.state
 
-    def _check_running(self, state: State, job: RemoteJob, started: float) -> None:
+    def _check_running(self, state: State, job: RemoteJob, began: float) -> None:
         name = self._target.name
         if state == "gone":
             raise DeviceError(ErrorKind.FAILED, f"{name}: the job's folder was removed meanwhile")
-        late = time.time() - started > _START_S
+        late = time.monotonic() - began > _START_S
         if state == "ended" or (state == "starting" and late):
             said = ""
             with contextlib.suppress(DeviceError):
@@ -250,10 +307,14 @@ class Visit:
     def _marked(self, latency: Latency) -> Latency:
         return replace(latency, emulated=latency.emulated or self._target.emulated)
 
-    def _failure(self, digest: str, error: DeviceError) -> Latency:
+    def _failure(self, case: Case, error: DeviceError) -> Latency:
+        how = case.configuration
         return Latency(
             device=self._target.name,
-            model=digest,
+            model=case.model,
+            batch=how.batch,
+            threads=how.threads,
+            provider=how.provider,
             emulated=self._target.emulated,
             at=_now(),
             error=str(error.kind),
@@ -323,6 +384,18 @@ class Visit:
 
 class _OverdueError(DeviceError):
     """The device answers, but its run does not end."""
+
+
+def stage_of(parsed: results.Parsed, blocks_max: int) -> str:
+    """Return in a few words what a runner is doing."""
+    match parsed.phase:
+        case "cooling":
+            return f"cooling {parsed.phase_value:.0f} °C"
+        case "busy":
+            return f"busy {parsed.phase_value:.0%}"
+        case "energy":
+            return "energy"
+    return f"timing {parsed.blocks}/{blocks_max}"
 
 
 def _now() -> str:

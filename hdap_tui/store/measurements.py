@@ -8,6 +8,7 @@ import sqlite3
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from hdap_tui.store import models
@@ -69,8 +70,11 @@ def last_finished(store: Store, kind: SweepKind) -> tuple[int, str] | None:
     return (found["id"], found["finished_at"]) if found else None
 
 
-def add(store: Store, sweep: int, latency: Latency) -> None:
+def add(store: Store, sweep: int, latency: Latency, configuration: str = "") -> None:
     """Save one measurement, failed ones too. Nothing that was saved is ever overwritten.
+
+    `configuration` says in words how the model was run where that was not the standard way; such
+    a sample is history, and nothing that watches the fleet looks at it.
 
     Raises:
         StoreError: the store has never heard of the device.
@@ -87,24 +91,25 @@ def add(store: Store, sweep: int, latency: Latency) -> None:
             None if math.isnan(latency.high_ms) else latency.high_ms,
             latency.contended,
             clean(latency.error, 40),
+            clean(configuration, 120),
         )
         # Two results in the same microsecond: the later is moved on to the next free one.
         while not connection.execute(
-            "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (device, model, at, *sample),
         ).rowcount:
             at += 1
         connection.execute(
             "INSERT INTO sample_details VALUES (?, ?, ?, ?)", (device, model, at, _rest(latency))
         )
-        if latency.ok:
+        if latency.ok and not configuration:
             _keep_latest(store, device, model, at, latency)
 
 
 def latest(store: Store, device: str, digest: str) -> Point | None:
     """Return the newest good measurement of a model on a device."""
     found = store.row(
-        f"""SELECT l.*, '' AS error, {_MODEL_NAME} FROM device_latest l
+        f"""SELECT l.*, '' AS error, '' AS configuration, {_MODEL_NAME} FROM device_latest l
         JOIN models m ON m.id = l.model_id JOIN devices d ON d.id = l.device_id
         WHERE d.name = ? AND m.digest = ?""",
         (device, digest),
@@ -112,29 +117,38 @@ def latest(store: Store, device: str, digest: str) -> Point | None:
     return _point(found) if found else None
 
 
-def history(store: Store, device: str, model: str | None = None, limit: int = 200) -> list[Point]:
+def history(
+    store: Store, device: str, model: str | None = None, limit: int = 200, every: bool = False
+) -> list[Point]:
     """Return the last measurements of a device, oldest first.
 
     Args:
         model: Digest; without it all models that have a name.
+        every: Those of other batches, thread counts and providers too, not the standard alone.
     """
-    return [_point(sample) for sample in _last(store, device, model, limit)]
+    return [_point(sample, _loaded(sample)) for sample in _last(store, device, model, limit, every)]
 
 
 def details(
-    store: Store, device: str, model: str | None = None, limit: int = 1
+    store: Store, device: str, model: str | None = None, limit: int = 1, every: bool = False
 ) -> list[dict[str, Any]]:
     """Return all there is about the last measurements of a device, oldest first.
 
     Besides the numbers of a `Point`: percentiles, blocks, energy, clock offset, conditions.
     """
-    return [
-        {**asdict(_point(sample)), **json.loads(sample["rest"])}
-        for sample in _last(store, device, model, limit)
-    ]
+    found = [(sample, _loaded(sample)) for sample in _last(store, device, model, limit, every)]
+    return [{**asdict(_point(sample, rest)), **rest} for sample, rest in found]
 
 
-def _last(store: Store, device: str, model: str | None, limit: int) -> list[sqlite3.Row]:
+def _loaded(sample: sqlite3.Row) -> dict[str, Any]:
+    rest: dict[str, Any] = json.loads(sample["rest"] or "{}")
+    return rest
+
+
+def _last(
+    store: Store, device: str, model: str | None, limit: int, every: bool
+) -> list[sqlite3.Row]:
+    standard = "" if every else "AND s.configuration = ''"
     which = "m.digest = ?" if model else "m.name IS NOT NULL AND ?"
     found: list[sqlite3.Row] = []
     with store.read():
@@ -150,7 +164,8 @@ def _last(store: Store, device: str, model: str | None, limit: int) -> list[sqli
                 f"""SELECT s.*, {_MODEL_NAME}, x.rest FROM samples s
                 JOIN models m ON m.id = s.model_id
                 LEFT JOIN sample_details x USING (device_id, model_id, at)
-                WHERE s.device_id = ? AND s.model_id = ? ORDER BY s.at DESC LIMIT ?""",
+                WHERE s.device_id = ? AND s.model_id = ? {standard}
+                ORDER BY s.at DESC LIMIT ?""",
                 (pair["device"], pair["model"], limit),
             )
     return sorted(found, key=lambda sample: sample["at"])[-limit:]
@@ -183,7 +198,7 @@ def relative_sigma(store: Store, digests: Sequence[str], sweep: int) -> NDArray[
     found = store.rows(
         f"""SELECT m.digest, x.rest FROM samples s
         JOIN sample_details x USING (device_id, model_id, at) JOIN models m ON m.id = s.model_id
-        WHERE s.sweep_id = ? AND s.median_ms IS NOT NULL
+        WHERE s.sweep_id = ? AND s.median_ms IS NOT NULL AND s.configuration = ''
             AND m.digest IN ({placeholders(len(digests))})""",
         [sweep, *digests],
     )
@@ -221,7 +236,7 @@ def round_values(store: Store, sweep: int, digest: str) -> dict[str, float]:
     """Return what one sweep measured for a model: median latency in ms by device."""
     found = store.rows(
         """SELECT d.name, s.median_ms FROM samples s JOIN devices d ON d.id = s.device_id
-        WHERE s.sweep_id = ? AND s.median_ms IS NOT NULL
+        WHERE s.sweep_id = ? AND s.median_ms IS NOT NULL AND s.configuration = ''
             AND s.model_id = (SELECT id FROM models WHERE digest = ?)
         ORDER BY s.at""",
         (sweep, digest),
@@ -238,6 +253,9 @@ def _rest(latency: Latency) -> str:
     if len(conditions) > CONDITIONS_LIMIT:
         conditions = json.dumps({"left_out": f"{len(conditions)} characters of conditions"})
     rest = {
+        "batch": latency.batch,
+        "threads": latency.threads,
+        "provider": clean(latency.provider, 80),
         "p90_ms": known(latency.p90_ms),
         "p95_ms": known(latency.p95_ms),
         "mean_ms": known(latency.mean_ms),
@@ -276,7 +294,9 @@ def _table(
     import numpy as np
 
     source, condition = (
-        ("device_latest", "") if sweep is None else ("samples", "AND s.sweep_id = ?")
+        ("device_latest", "")
+        if sweep is None
+        else ("samples", "AND s.configuration = '' AND s.sweep_id = ?")
     )
     with store.read():
         names = [
@@ -302,7 +322,7 @@ def _table(
     return tuple(names), table
 
 
-def _point(row: sqlite3.Row) -> Point:
+def _point(row: sqlite3.Row, rest: Mapping[str, Any] = MappingProxyType({})) -> Point:
     return Point(
         at=from_micros(row["at"]),
         model=row["model"],
@@ -311,6 +331,9 @@ def _point(row: sqlite3.Row) -> Point:
         high_ms=_number(row["high_ms"]),
         contended=row["contended"],
         error=row["error"],
+        configuration=row["configuration"],
+        energy_mj=rest.get("energy_mj"),
+        remarks=tuple(rest.get("conditions", {}).get("dirty", ())),
     )
 
 

@@ -53,6 +53,18 @@ def m004_latest_facts(db: Database) -> None:
     db.executescript(_LATEST_FACTS)
 
 
+@migrations()
+def m005_configurations(db: Database) -> None:
+    """A measurement of another batch, thread count or provider than the standard one says so."""
+    db.executescript(_CONFIGURATIONS)
+
+
+_CONFIGURATIONS = """
+-- empty: the standard configuration, which alone tells drift, clusters and the latest latency
+ALTER TABLE samples ADD COLUMN configuration TEXT NOT NULL DEFAULT '';
+"""
+
+
 _LATEST_FACTS = """
 CREATE TABLE device_facts_latest (
     device_id INTEGER PRIMARY KEY REFERENCES devices (id),

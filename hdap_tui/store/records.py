@@ -178,6 +178,12 @@ class Point:
     high_ms: float
     contended: float
     error: str = ""
+    configuration: str = ""
+    """Batch, threads and provider where they are not the standard ones."""
+    energy_mj: float | None = None
+    """Energy of one inference, idle power included; None where no sensor told it."""
+    remarks: tuple[str, ...] = ()
+    """What was off while it was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
