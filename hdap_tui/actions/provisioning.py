@@ -112,7 +112,8 @@ class _Work:
                     )
             else:
                 answers[target.name] = answer
-                self.stages.say(target.name, "done")
+                waits = isinstance(answer, Plan) and answer.state == "todo"
+                self.stages.say(target.name, "waiting" if waits else "done")
         reporter.finished(step)
         return answers
 

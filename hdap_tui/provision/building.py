@@ -97,10 +97,15 @@ def provision(
         "python": plan.interpreter.short,
     }
     say("unpacking")
+
+    def told(line: str) -> None:
+        if line.startswith("stage "):
+            say(clean(line.removeprefix("stage "), 40))
+
     answer = ask(
         connection, _BUILD, plan.interpreter.path, builder.name, json.dumps(request),
         timeout=_PATIENCE_S + plan.chosen.unpacked / _UNPACK_RATE, limit=65536, leash=True,
-        cancelled=cancelled,
+        cancelled=cancelled, told=told,
     )  # fmt: skip
     said = _last(connection, answer)
     if said.get("ok") is not True:

@@ -36,11 +36,13 @@ def ask(
     limit: int = OUTPUT_LIMIT,
     leash: bool = False,
     cancelled: Callable[[], bool] = never,
+    told: Callable[[str], None] | None = None,
 ) -> bytes:
     """Run a script in the home folder with its arguments as $1, $2, …; return what it prints.
 
     What the login shell prints by itself comes before a mark and is left out. On the leash it
-    has no input, and ends with all its children when the channel does.
+    has no input, and ends with all its children when the channel does. `told` gets each line while
+    it runs.
 
     Raises:
         DeviceError: as `Connection.call`; garbage where the mark is missing.
@@ -50,7 +52,7 @@ def ask(
     words = " ".join(map(shlex.quote, ("sh", "-c", text, "hdap", *arguments)))
     done = connection.call(
         f"exec {words}", stdin=stdin, timeout=timeout, limit=limit + 65536, leash=leash,
-        cancelled=cancelled,
+        cancelled=cancelled, told=_by_lines(told, mark) if told else None,
     )  # fmt: skip
     _, found, answer = done.out.partition(f"\n{mark}\n".encode())
     if not found or len(answer) > limit or done.dropped:
@@ -58,6 +60,20 @@ def ask(
             ErrorKind.GARBAGE, f"{connection.where}: a command's answer makes no sense"
         )
     return answer
+
+
+def _by_lines(told: Callable[[str], None], mark: str) -> Callable[[bytes], None]:
+    count = 0
+
+    def progress(out: bytes) -> None:
+        nonlocal count
+        whole = out.partition(f"\n{mark}\n".encode())[2].rpartition(b"\n")[0]
+        lines = lines_of(whole)
+        for line in lines[count:]:
+            told(line)
+        count = len(lines)
+
+    return progress
 
 
 def lines_of(answer: bytes) -> list[str]:
