@@ -88,6 +88,22 @@ def dispatch(rounds: int = 100) -> bytes:
     return net.finish("dispatch")
 
 
+def channels(width: int, layers: int = 4, size: int = 16) -> bytes:
+    """Return 3x3 convolutions of one width, to be compared with neighbouring widths.
+
+    The weights are all alike and made when the model is loaded: what is timed does not depend on
+    their values, and the file has a few hundred bytes.
+    """
+    net = _Net((1, width, size, size))
+    value = helper.make_tensor("value", TensorProto.FLOAT, [1], [1 / (9 * width)])
+    weight = net.filled([width, width, 3, 3], value)
+    for _ in range(layers):
+        net.add("Conv", weight, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        net.add("Relu")
+    net.add("GlobalAveragePool")
+    return net.finish(f"channels-{width}")
+
+
 class _Net:
     """A chain of operators in the making; each reads what the last one gave."""
 
@@ -106,6 +122,13 @@ class _Net:
     def _keep(self, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
         name = f"c{len(self._constants)}"
         self._constants.append(onnx.numpy_helper.from_array(values, name))
+        return name
+
+    def filled(self, shape: Sequence[int], value: onnx.TensorProto) -> str:
+        """Return a tensor of equal values, which costs no room in the file."""
+        name = f"filled{len(self._nodes)}"
+        shape_name = self.integers(shape)
+        self._nodes.append(helper.make_node("ConstantOfShape", [shape_name], [name], value=value))
         return name
 
     def add(self, operator: str, *constants: str, **attributes: Any) -> None:
