@@ -222,7 +222,7 @@ def resolve(target: Target) -> Target:
         jumps = _jumps(config, target, options)
     except DeviceError as error:
         raise DeviceError(error.kind, f"{target.name}: {error}") from None
-    if options.proxy_command and not jumps:
+    if options.proxy_command and not (jumps or target.proxy_jump):
         raise DeviceError(
             ErrorKind.FAILED,
             f"{target.name}: the SSH configuration reaches {target.host} through a ProxyCommand,"
@@ -310,7 +310,7 @@ def _path(text: str, names: dict[str, str]) -> Path:
     if expanded.startswith("~/"):
         return _home() / expanded[2:]
     account = str(_account_home())
-    if expanded.startswith(f"{account}/.ssh/known_hosts"):  # as ssh fills in by itself
+    if expanded.startswith(f"{account}/.ssh/"):  # ssh has put the account's home for ~
         return _home() / expanded[len(account) + 1 :]
     return Path(expanded).expanduser()
 

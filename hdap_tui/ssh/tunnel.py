@@ -100,6 +100,7 @@ def way_refused(error: ChannelRefused, place: str, jump: Target) -> DeviceError:
             ErrorKind.UNREACHABLE,
             f"{place}: the jump host {jump.place} forwards no connections to it; its sshd_config"
             " needs AllowTcpForwarding yes, and PermitOpen for the device",
+            behind=jump.name,
         )
     said = error.said.lower()
     if "refused" in said:
