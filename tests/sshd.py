@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -275,8 +275,19 @@ def _config(server: Sshd, sftp: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+class Reached(Protocol):
+    """What a settings file says of a device."""
+
+    name: str
+    host: str
+    port: int
+    user: str
+    identity: Path
+    known_hosts: Path
+
+
 def fleet_toml(
-    servers: Sequence[Sshd],
+    servers: Sequence[Reached],
     state: Path,
     python: str,
     extra: str = "",

@@ -1,0 +1,1 @@
+"""Devices that are separate machines in all but their processor."""
