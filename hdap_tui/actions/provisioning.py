@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from hdap_tui.ssh.target import Target
 from hdap_tui.stages import Stages
 from hdap_tui.store import devices as table
 
+_WEIGHTS = {"look": 1.0, "build": 10.0, "remove": 1.0}
 _EMULATED = "emulated: the lab gives it a Python with all that is needed; nothing to do"
 
 
@@ -44,7 +46,7 @@ def provision(
     yes: bool = False,
 ) -> Outcome:
     """Build an environment for ONNX Runtime on devices that lack one; no internet, no root."""
-    shelf = Shelf(cache_folder(), wheels, _version(onnxruntime), context.cancelled)
+    shelf = Shelf(cache_folder(), wheels, _version(onnxruntime))
     if wheels is not None:
         in_folder(wheels)
     chosen = context.select(select)
@@ -77,6 +79,7 @@ class _Work:
     errors: dict[str, DeviceError] = field(default_factory=dict)
     done: dict[str, str] = field(default_factory=dict)
     """What was done on a device, in words."""
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> _Work:
         self._stack = ExitStack()
@@ -92,19 +95,25 @@ class _Work:
 
     # -- on the devices
 
+    def unwanted(self) -> bool:
+        """Whether what still runs should end."""
+        return self.stop.is_set() or self.context.cancelled()
+
     def each(
-        self, step: str, names: Iterable[str], action: Callable[[Connection], Any], weight: float
+        self, step: str, names: Iterable[str], action: Callable[[Connection], Any], doing: str
     ) -> dict[str, Any]:
         """Act on devices, saying how far it is; what goes wrong is kept in `errors`."""
         chosen: list[Target] = [self.targets[name] for name in names]
         reporter, answers = self.context.reporter, {}
-        reporter.started(step, total=len(chosen), weight=weight * len(chosen))
-        found = on_each(self.pool, chosen, action, self.context.cancelled)
+        reporter.started(step, total=len(chosen), weight=_WEIGHTS[step] * len(chosen))
+        found = on_each(
+            self.pool, chosen, action, self.context.cancelled, self.stop,
+            on_stage=self.stages.say, doing=doing,
+        )  # fmt: skip
         for ended, (target, answer) in enumerate(found, start=1):
             reporter.advanced(step, ended)
             if isinstance(answer, DeviceError):
                 self.errors[target.name] = answer
-                self.stages.say(target.name, f"failed: {answer.kind}")
                 reporter.noted(step, str(answer))
                 if answer.transient:
                     table.set_state(
@@ -112,24 +121,22 @@ class _Work:
                     )
             else:
                 answers[target.name] = answer
-                waits = isinstance(answer, Plan) and answer.state == "todo"
-                self.stages.say(target.name, "waiting" if waits else "done")
         reporter.finished(step)
+        self.stop.clear()  # set at the end of every round
         return answers
 
     def look(self, shelf: Shelf, python: str) -> dict[str, Plan]:
         """Look at all devices, and plan what is to be done on each."""
 
         def one(connection: Connection) -> Plan:
-            name = connection.where
-            self.stages.say(name, "looking")
             found = survey(connection, python)
-            self.stages.say(name, "choosing wheels")
-            return make_plan(connection.target, found, shelf, lambda: works(connection))
+            self.stages.say(connection.where, "choosing wheels")
+            return make_plan(
+                connection.target, found, shelf, lambda: works(connection, self.unwanted)
+            )
 
-        for target in self.targets:
-            self.stages.say(target, "connecting")
-        self.plans |= self.each("look", self.targets, one, 1.0)
+        shelf.cancelled = self.unwanted
+        self.plans |= self.each("look", self.targets, one, "looking")
         return self.plans
 
     def build(self, todo: list[Plan]) -> None:
@@ -141,9 +148,9 @@ class _Work:
             def say(stage: str) -> None:
                 self.stages.say(name, stage)
 
-            build(connection, self.plans[name], say, self.context.cancelled)
+            build(connection, self.plans[name], say, self.unwanted)
 
-        for name in self.each("build", [plan.device for plan in todo], one, 10.0):
+        for name in self.each("build", [plan.device for plan in todo], one, "upload"):
             plan = self.plans[name]
             assert plan.chosen is not None
             assert plan.interpreter is not None
@@ -266,11 +273,7 @@ def _undone(work: _Work, dry_run: bool, yes: bool) -> Outcome:
     if work.targets and not yes and not context.confirm(question, shown):
         raise RefusedError("Nothing was changed on any device.")
 
-    def one(connection: Connection) -> int | None:
-        work.stages.say(connection.where, "removing")
-        return remove(connection)
-
-    freed = work.each("remove", work.targets, one, 1.0)
+    freed = work.each("remove", work.targets, remove, "removing")
     rows: list[tuple[str, str, str]] = []
     documents: list[dict[str, Any]] = []
     for device in work.devices:

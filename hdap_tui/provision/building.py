@@ -49,18 +49,19 @@ echo "removed ${{1:-0}}"
 """
 
 
-def works(connection: Connection) -> str:
+def works(connection: Connection, cancelled: Callable[[], bool]) -> str:
     """Return what is wrong with the Python that benchmarks use on a device; empty: nothing.
 
     Raises:
         DeviceError: the device cannot be asked.
+        Cancelled: it is no longer wanted.
     """
     runner, builder = _programs()
-    upload(connection, [runner, builder])
+    upload(connection, [runner, builder], cancelled=cancelled)
     python = connection.target.python
     answer = ask(
         connection, _CHECK, python, builder.name, runner.name,
-        timeout=_PATIENCE_S, limit=65536, leash=True,
+        timeout=_PATIENCE_S, limit=65536, leash=True, cancelled=cancelled,
     )  # fmt: skip
     said = _last(connection, answer)
     return "" if said.get("ok") is True else clean(said.get("why") or "it does not work", 300)
@@ -80,7 +81,6 @@ def provision(
     assert plan.interpreter is not None
     assert plan.chosen is not None
     runner, builder = _programs()
-    say("upload")
     shown = [0]
 
     def progress(sent: int, total: int) -> None:
