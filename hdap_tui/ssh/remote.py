@@ -27,11 +27,15 @@ RESULTS_LIMIT = 64 << 20
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # A number in `pid` may belong to somebody else after a restart of the device, so the command
-# line must name the job. A process that ended but was not collected has an empty one.
+# line must name the job. It is empty for a moment while a process becomes another program, and for
+# good once it has ended and nobody has collected it.
 _ALIVE = """
 alive() {
   [ -n "$pid" ] && kill -s 0 "$pid" 2>/dev/null || return 1
-  [ ! -d /proc/self ] || grep -q -e "$1" "/proc/$pid/cmdline" 2>/dev/null
+  [ -d /proc/self ] || return 0
+  grep -q -e "$1" "/proc/$pid/cmdline" 2>/dev/null && return 0
+  grep -q . "/proc/$pid/cmdline" 2>/dev/null && return 1
+  grep -q '^State:[[:space:]]*[DRS]' "/proc/$pid/status" 2>/dev/null
 }
 """
 
