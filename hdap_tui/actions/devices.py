@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hdap_tui.actions.fact_words import change_words, columns_of, moment_document, title, word_of
+from hdap_tui.config.fields import FIELDS
 from hdap_tui.context import Context, Outcome, Table
+from hdap_tui.fact_names import NAMES, shown
+from hdap_tui.selection import row_record
 from hdap_tui.store import devices as table
-from hdap_tui.store import measurements
+from hdap_tui.store import facts, measurements
 from hdap_tui.store.records import DeviceRow
 from hdap_tui.store.snapshot import snapshot
+from hdap_tui.text import clean
 
 
-def list_devices(context: Context, select: str | None = None) -> Outcome:
-    """Show the fleet: state, latency, cluster and drift of every device."""
+def list_devices(
+    context: Context, select: str | None = None, columns: str | None = None
+) -> Outcome:
+    """Show the fleet: state, latency, cluster and drift of every device, or chosen columns."""
+    names = columns_of(columns, FIELDS) if columns else None
     chosen = {device.name for device in context.select(select)}
     table.sync(context.store, context.settings.devices)
     rows = [r for r in snapshot(context.store, context.settings.name).devices if r.name in chosen]
     return Outcome(
         data={"fleet": context.settings.name, "devices": [document(r) for r in rows]},
-        table=Table(
-            ("device", "state", "model", "latency", "change", "cluster", "alert", "measured", ""),
-            tuple(_row(r) for r in rows),
-        ),
+        table=_chosen(context, rows, names) if names else _usual(rows),
         text=_counted(rows),
     )
 
@@ -35,9 +41,11 @@ def show(context: Context, device: str, limit: int = 50) -> Outcome:
     row = next(r for r in rows if r.name == device)
     points = measurements.history(context.store, device, limit=limit)
     latest = measurements.details(context.store, device)
+    moments = facts.history(context.store, device)
     return Outcome(
         data={
             **document(row),
+            "fact_changes": [moment_document(m) for m in moments],
             "conditions": latest[0]["conditions"] if latest else {},
             "history": [
                 {
@@ -66,8 +74,24 @@ def show(context: Context, device: str, limit: int = 50) -> Outcome:
             ),
             title=device + (" (emulated)" if row.emulated else ""),
         ),
-        text=row.detail,
+        text="\n".join(filter(None, (row.detail, *_facts_lines(row, moments)))),
     )
+
+
+def _usual(rows: Sequence[DeviceRow]) -> Table:
+    return Table(
+        ("device", "state", "model", "latency", "change", "cluster", "alert", "measured", ""),
+        tuple(_row(r) for r in rows),
+    )
+
+
+def _chosen(context: Context, rows: Sequence[DeviceRow], names: Sequence[str]) -> Table:
+    lines = []
+    for row in rows:
+        record = row_record(row, names, context.settings.device(row.name))
+        words = (clean(word_of(name, record[name]), 48) for name in names)
+        lines.append((context.shown(row.name), *words))
+    return Table(("device", *map(title, names)), tuple(lines))
 
 
 def document(row: DeviceRow) -> dict[str, Any]:
@@ -92,7 +116,18 @@ def document(row: DeviceRow) -> dict[str, Any]:
         "cluster": row.cluster,
         "representative": row.representative,
         "alert": row.alert,
+        "facts": dict(row.facts),
     }
+
+
+def _facts_lines(row: DeviceRow, moments: Sequence[facts.Moment]) -> Iterator[str]:
+    """Yield what the device is and when that changed, one line a fact."""
+    for name in NAMES:
+        if name.name in row.facts:
+            yield f"{name.title}: {clean(shown(row.facts[name.name]), 160)}"
+    for moment in moments[-10:]:
+        for change in moment.changes:
+            yield f"{moment.at[:19]}  {change_words(change)}"
 
 
 def _row(row: DeviceRow) -> tuple[str, ...]:
