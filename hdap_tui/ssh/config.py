@@ -263,11 +263,11 @@ def _jumps(config: SshConfig, target: Target, options: Options) -> tuple[Jump, .
     written = target.proxy_jump or options.proxy_jump
     if not written or written.lower() == "none":
         return ()
-    return _chain(config, target, written, (target.host,))
+    return _chain(config, target, written, ((target.host, target.port),))
 
 
 def _chain(
-    config: SshConfig, target: Target, written: str, seen: tuple[str, ...]
+    config: SshConfig, target: Target, written: str, seen: tuple[tuple[str, int], ...]
 ) -> tuple[Jump, ...]:
     """Return the jump hosts in the order in which they are reached.
 
@@ -278,8 +278,9 @@ def _chain(
     except ValueError as error:
         raise _refusal(str(error)) from None
     for hop in hops:
-        if hop.host.lower() in map(str.lower, seen):
-            way = " -> ".join((*seen, hop.host))
+        # One address may be several machines, apart by their ports.
+        if (hop.host.lower(), hop.port) in [(host.lower(), port) for host, port in seen]:
+            way = " -> ".join((*(host for host, _ in seen), hop.host))
             raise _refusal(
                 f"its jump hosts lead in a circle ({way}); a Host block with ProxyJump must not"
                 f" cover the jump host itself: Host * !{hop.host}"
@@ -288,7 +289,8 @@ def _chain(
     for hop in hops:
         options = config.options(hop.host, hop.port, hop.user)
         if hop is hops[0] and options.proxy_jump:
-            found += list(_chain(config, target, options.proxy_jump, (*seen, hop.host)))
+            further = (*seen, (hop.host, hop.port))
+            found += list(_chain(config, target, options.proxy_jump, further))
         own_key = target.jump_identity if not options.identities else None
         login = Jump(
             name=hop.host,

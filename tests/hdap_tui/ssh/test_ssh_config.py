@@ -133,6 +133,11 @@ def test_jump_hosts_in_a_circle_are_refused(write: Write) -> None:
         resolve(target(config))
 
 
+def test_a_jump_host_may_share_its_address_with_what_lies_behind_it(write: Write) -> None:
+    found = resolve(target(write(""), "gateway", port=2201, proxy_jump="gateway:2200"))
+    assert [(jump.host, jump.port) for jump in found.jumps] == [("gateway", 2200)]
+
+
 def test_a_proxy_command_is_not_ignored_in_silence(write: Write) -> None:
     config = write("Host orin\n  ProxyCommand nc %h %p\n")
     with pytest.raises(DeviceError, match="ProxyCommand, which is not supported"):
@@ -196,7 +201,7 @@ def test_hosts_that_match_the_same_blocks_are_asked_about_once(home: Path) -> No
 @needs_ssh
 def test_a_file_that_ssh_does_not_understand_is_quoted(home: Path) -> None:
     (home / ".ssh" / "config").write_text("Host orin\n  User pi\nFooBar yes\n")
-    with pytest.raises(DeviceError, match="edge: the SSH configuration cannot be used:.*line 3"):
+    with pytest.raises(DeviceError, match=r"edge: the SSH configuration cannot be used:.*line 3"):
         resolve(target(SshConfig(None)))
 
 
