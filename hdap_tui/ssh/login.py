@@ -32,6 +32,25 @@ def log_in(
     _LoggingIn(transport, login, offers, secrets, deadline).run()
 
 
+class _Handler(AuthHandler):  # type: ignore[misc]
+    """Asks for the service once: paramiko does so for every key, and not all servers put up with it.
+
+    It also saves a round trip for each further step.
+    """
+
+    _requested = False
+
+    def _request_auth(self) -> None:
+        if not self._requested:
+            self._requested = True
+            super()._request_auth()
+            return
+        accepted = paramiko.Message()
+        accepted.add_string("ssh-userauth")
+        accepted.rewind()
+        self._parse_service_accept(accepted)
+
+
 class _LoggingIn:
     def __init__(
         self, transport: Any, login: Target, offers: Offers, secrets: Secrets, deadline: Deadline
@@ -47,6 +66,8 @@ class _LoggingIn:
         self.prompt = ""
         """A question of the server that is no question for a password."""
         self.password_tried = False
+        self.handler = _Handler(transport)
+        transport.auth_handler = self.handler
 
     def run(self) -> None:
         """Go step by step until the server is content."""
@@ -70,7 +91,7 @@ class _LoggingIn:
         offer = self.offers.peek()
         assert offer is not None
         accepted, permitted = self._step(
-            lambda done: self.transport.auth_publickey(self.login.user, offer.key, done)
+            lambda done: self.handler.auth_publickey(self.login.user, offer.key, done)
         )
         if not permitted:
             return  # it was not looked at: perhaps after another step
@@ -89,9 +110,7 @@ class _LoggingIn:
         """Return whether the server takes a password, by whichever of its two ways."""
         if self._allowed(_PASSWORD):
             accepted, permitted = self._step(
-                lambda done: self.transport.auth_password(
-                    self.login.user, password, done, fallback=False
-                )
+                lambda done: self.handler.auth_password(self.login.user, password, done)
             )
             if permitted or not self._allowed(_DIALOGUE):
                 return accepted
@@ -107,11 +126,12 @@ class _LoggingIn:
             self.prompt = clean(first.strip(), 80)
             return [""] * len(prompts)
 
-        self.transport.auth_handler = AuthHandler(self.transport)
-        self.transport.auth_handler.auth_interactive(self.login.user, answer, done)
+        self.handler.auth_interactive(self.login.user, answer, done)
 
     def _step(self, start: Callable[[threading.Event], object]) -> tuple[bool, bool]:
         """Offer one thing; return whether it was taken, and whether it was looked at."""
+        if not self.transport.is_active():
+            raise self.transport.get_exception() or EOFError()
         answered = threading.Event()
         start(answered)
         self.deadline.wait(answered)
