@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.files import write
 from engine.fleet.alignment import WIDTHS, Alignment, find
-from hdap_tui.sweep import Bench, Fleet
+from hdap_tui.store import facts
+from hdap_tui.sweep import Bench
 
 if TYPE_CHECKING:
     from engine.latency import Latency
     from hdap_tui.config.settings import Settings
-    from hdap_tui.fact_names import Fact
+    from hdap_tui.measuring import Measuring
 
 BLOCKS = 5
 _RUNS, _WARMUP_RUNS, _BLOCK_S = 24, 3, 0.06
 _LIMIT_S = 60.0
+_EXPECTED_S = 10.0
 
 
 def bench(settings: Settings) -> Bench:
@@ -38,25 +39,32 @@ def bench(settings: Settings) -> Bench:
     )
 
 
-def probe(
-    fleet: Fleet,
-    settings: Settings,
-    names: Sequence[str],
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[str, Alignment | str]]:
-    """Time the widths on devices; yields of each what was found, or why nothing was.
+def probe(measuring: Measuring, names: Sequence[str]) -> dict[str, Alignment | str]:
+    """Time the widths on devices and keep what they tell; return it, or why nothing was found.
 
-    Ends early once it is no longer wanted.
+    Once it is no longer wanted, the rest of the devices is missing.
     """
-    models = files(settings.state_dir / "probes")
+    context, fleet = measuring.context, measuring.fleet
+    models = files(measuring.settings.state_dir / "probes")
+    digests = {sha256(path.read_bytes()).hexdigest(): width for width, path in models.items()}
     visits = {fleet.members[name]: list(models.values()) for name in names}
-    digests = {_digest(path): width for width, path in models.items()}
-    found: dict[str, dict[int, Latency]] = {name: {} for name in names}
-    for latency in fleet.measure_many(visits, bench(settings), cancelled=cancelled):
-        own = found[latency.device]
+    latencies: dict[str, dict[int, Latency]] = {name: {} for name in names}
+    found: dict[str, Alignment | str] = {}
+    context.reporter.started("probe", total=len(names), weight=_EXPECTED_S)
+    timed = fleet.measure_many(visits, bench(measuring.settings), cancelled=context.cancelled)
+    for latency in timed:
+        own = latencies[latency.device]
         own[digests[latency.model]] = latency
-        if len(own) == len(WIDTHS):
-            yield latency.device, _judged(own)
+        if len(own) < len(WIDTHS):
+            continue
+        answer = found[latency.device] = _judged(own)
+        if not isinstance(answer, str):
+            gain = round(answer.gain_percent, 1)
+            kept = {"channel_multiple": answer.multiple, "channel_gain_percent": gain}
+            facts.add(measuring.store, latency.device, kept)
+        context.reporter.advanced("probe", len(found))
+    context.reporter.finished("probe")
+    return found
 
 
 def files(folder: Path) -> dict[int, Path]:
@@ -68,27 +76,9 @@ def files(folder: Path) -> dict[int, Path]:
     for width in WIDTHS:
         path = folder / f"channels-{width}.onnx"
         if not path.is_file():
-            part = folder / f"{path.name}.{os.getpid()}.part"
-            part.write_bytes(channels(width))
-            part.replace(path)
+            write(path, channels(width))
         found[width] = path
     return found
-
-
-def facts(found: Alignment) -> dict[str, Fact]:
-    """Return what is kept of it."""
-    gain = round(found.gain_percent, 1)
-    return {"channel_multiple": found.multiple, "channel_gain_percent": gain}
-
-
-def common_multiple(known: Mapping[str, Mapping[str, Fact]], default: int) -> int:
-    """Return the multiple that most devices have, the larger of equals; the default without any."""
-    votes = Counter(
-        multiple
-        for values in known.values()
-        if type(multiple := values.get("channel_multiple")) is int and multiple > 0
-    )
-    return max(votes, key=lambda m: (votes[m], m)) if votes else default
 
 
 def _judged(found: Mapping[int, Latency]) -> Alignment | str:
@@ -102,7 +92,3 @@ def _judged(found: Mapping[int, Latency]) -> Alignment | str:
         )
     except ValueError as error:
         return str(error)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

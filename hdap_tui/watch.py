@@ -11,7 +11,7 @@ import fcntl
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -21,7 +21,8 @@ from hdap_tui.context import Context
 from hdap_tui.drifting import judge_round
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.measuring import Measuring
-from hdap_tui.store import activity, measurements
+from hdap_tui.probing import probe
+from hdap_tui.store import activity, facts, measurements
 from hdap_tui.store.records import AlertRow, ModelRow
 
 
@@ -77,6 +78,7 @@ class Watcher:
             deployed = next(m[-1] for m in visits.values() if m[-1].digest == common)
             # A part of the fleet takes its place among what is known of the others.
             self._cluster([*probes, deployed], self.measuring.last_sweep if whole else None)
+            self._probe({one.device for one in found if one.ok})
         return found
 
     def canary(self) -> list[AlertRow]:
@@ -93,6 +95,22 @@ class Watcher:
             own = [one for one in found if one.model == digest]
             opened += judge_round(self.settings, self.store, digest, own)
         return opened
+
+    def _probe(self, answered: Collection[str]) -> None:
+        """Find the channel multiple of real devices that were never probed."""
+        if not self.settings.watch.probe_channels:
+            return
+        known = facts.latest(self.store)
+        due = [
+            device.name
+            for device in self.settings.devices
+            if device.name in answered
+            and not device.emulated
+            and "channel_multiple" not in known.get(device.name, {})
+        ]
+        if due:
+            self._say("probe")
+            probe(self.measuring, due)
 
     def _cluster(self, models: Sequence[ModelRow], sweep: int | None) -> None:
         try:

@@ -13,11 +13,14 @@ from engine.models import NAMES
 from hdap_tui import library
 from hdap_tui.actions.jobs import jobs_dir, started
 from hdap_tui.config import Settings
+from hdap_tui.config.schema import Compression
 from hdap_tui.config.source import did_you_mean
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import SettingsError, UserError
 from hdap_tui.jobs import control
 from hdap_tui.store import clusters, devices
+from hdap_tui.store.database import Store
+from hdap_tui.store.facts import common_multiple
 from hdap_tui.store.records import ClusterMap
 
 
@@ -41,7 +44,7 @@ def compress(
         raise SettingsError(f"{settings.path}: [[models]] names no model that is no probe.")
     first = context.settings.first_model
     parent = library.ensure(settings, store)[first.name]
-    asked = _asked(settings, network, evaluations, epochs, seed)
+    asked = _aligned(_asked(settings, network, evaluations, epochs, seed), store)
     used = str(weights.absolute()) if weights else str(settings.weights)
     request: dict[str, Any] = {
         "config": str(settings.path),
@@ -118,6 +121,13 @@ def _asked(
         known = did_you_mean(asked.network, NAMES)
         raise SettingsError(f'No network is called "{asked.network}"; {known}')
     return asked
+
+
+def _aligned(asked: Compression, store: Store) -> Compression:
+    """Return it with the channel multiple of most devices, where the settings leave it to them."""
+    if asked.channel_multiple:
+        return asked
+    return msgspec.structs.replace(asked, channel_multiple=common_multiple(store))
 
 
 def _present(found: ClusterMap, names: set[str]) -> ClusterMap:

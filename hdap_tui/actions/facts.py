@@ -79,16 +79,8 @@ def probe(context: Context, select: str | None = None) -> Outcome:
     from hdap_tui.measuring import Measuring
 
     chosen = [device.name for device in context.select(select)]
-    found: dict[str, Any] = {}
-    context.reporter.started("probe", total=len(chosen), weight=10.0 + len(chosen))
     with Measuring(context) as measuring:
-        looked = probing.probe(measuring.fleet, context.settings, chosen, context.cancelled)
-        for name, answer in looked:
-            found[name] = answer
-            if not isinstance(answer, str):
-                store_facts.add(context.store, name, probing.facts(answer))
-            context.reporter.advanced("probe", len(found))
-    context.reporter.finished("probe")
+        found = probing.probe(measuring, chosen)
     names = [name for name in chosen if name in found]
     good = [name for name in names if not isinstance(found[name], str)]
     return Outcome(

@@ -137,6 +137,8 @@ class ModelEntry(Section, frozen=True):
 class Canary(Section, frozen=True):
     """The short round between two sweeps; what is left out is as in [benchmark]."""
 
+    batch: Count | None = None
+    """Images in one inference."""
     threads: Count | None = None
     """Threads of one inference."""
     runs: Count | None = None
@@ -157,11 +159,23 @@ class Canary(Section, frozen=True):
     """Seconds that one device's round may take."""
     lease_s: Positive | None = None
     """Seconds beyond the expected time after which a device ends a round that nobody fetches."""
+    cool_below_c: NotNegative | None = None
+    """Wait until the processor is cooler than this, in °C; 0: do not wait."""
+    idle_below: Share | None = None
+    """Wait until others use less than this share of the CPU; 0: do not wait."""
+    wait_limit_s: NotNegative | None = None
+    """Seconds that a device may wait for that."""
+    at_limit: Literal["measure", "skip"] | None = None
+    """What to do when that time is over: measure and say so, or skip the device."""
+    energy_s: NotNegative | None = 0.0
+    """Seconds that each model runs for its energy where the device has a power sensor; 0: none."""
 
 
 class Benchmark(Section, frozen=True):
     """How models are timed on a device: in blocks, each a fresh process."""
 
+    batch: Count = 1
+    """Images in one inference, where the model leaves that open."""
     threads: Count = 1
     """Threads of one inference."""
     provider: Text = "CPUExecutionProvider"
@@ -184,6 +198,17 @@ class Benchmark(Section, frozen=True):
     """Seconds that one device's run may take."""
     lease_s: Positive = 600.0
     """Seconds beyond the expected time after which a device ends a run that nobody fetches."""
+    cool_below_c: NotNegative = 0.0
+    """Wait until the processor is cooler than this, in °C; 0: do not wait."""
+    idle_below: Share = 0.0
+    """Wait until others use less than this share of the CPU; 0: do not wait."""
+    wait_limit_s: NotNegative = 120.0
+    """Seconds that a device may wait for that."""
+    at_limit: Literal["measure", "skip"] = "measure"
+    """What to do when that time is over: measure and say so, or skip the device."""
+    energy_s: NotNegative = 6.0
+    """Seconds that each model runs for its energy, and as long before it idle, where the device
+    has a power sensor; 0: energy is not measured."""
     canary: Canary = Canary()
 
 
@@ -194,6 +219,9 @@ class Watch(Section, frozen=True):
     """Seconds between two full sweeps (all probes on every device)."""
     canary_every_s: Positive = 3600.0
     """Seconds between two canary rounds (only the deployed model, one short block)."""
+    probe_channels: bool = True
+    """Whether a sweep also finds the channel multiple of a device that was never probed, which
+    takes about ten seconds; emulated devices are left out."""
     jitter: Share = 0.1
     """Share of the time between rounds by which each is moved at random."""
 
@@ -280,8 +308,9 @@ class Compression(Section, frozen=True):
     """Share of its accuracy that a candidate must keep before fine-tuning."""
     max_extra_pruning: Annotated[float, Meta(gt=0, le=1)] = 0.2
     """Largest share of a group's channels that one round removes."""
-    channel_multiple: Count = 8
-    """Kept channels are rounded up to it: many processors run other widths slower, not faster."""
+    channel_multiple: Whole = 0
+    """Kept channels are rounded up to it: many processors run other widths slower, not faster; 0:
+    what `hdap devices probe` found on most devices, 8 where none was probed."""
     finalists: Whole = 3
     """Best designs that are measured during and after each search, where the fastest wins."""
     surrogate: Literal["auto", "gbrt", "gp", "ridge"] = "auto"

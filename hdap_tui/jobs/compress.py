@@ -35,6 +35,7 @@ from hdap_tui.progress import WHOLE
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import models as table
 from hdap_tui.store.database import open_store
+from hdap_tui.store.facts import USUAL_MULTIPLE
 from hdap_tui.sweep import Bench, Fleet
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class _Compression:
             evaluations=asked.evaluations,
             population=asked.population,
             alpha=asked.alpha,
-            channel_multiple=asked.channel_multiple,
+            channel_multiple=asked.channel_multiple or USUAL_MULTIPLE,
             reestimate=True,
             max_extra_pruning=asked.max_extra_pruning,
             maximum_drop=asked.maximum_drop,
@@ -340,7 +341,7 @@ def _measuring(
     # Candidates are many and of no use afterwards: they do not stay on the devices.
     # The surrogates average over designs, so each is measured briefly.
     blocks = settings.benchmark.blocks_min
-    bench = Bench.of(settings.benchmark, keep_models=False, blocks_max=blocks)
+    bench = Bench.of(settings.benchmark, keep_models=False, blocks_max=blocks, energy_s=0.0)
     with Fleet.of(settings, bench, members) as fleet:
         yield fleet, fleet.measure
 

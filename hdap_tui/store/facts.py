@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from hdap_tui.store.values import from_micros, now, to_micros
 
 KEPT = 500
 """Lines of history of one device; a device that changes at every look does not fill the disk."""
+USUAL_MULTIPLE = 8
+"""Channel multiple of devices that nobody probed: a block of AVX2, half of one of AVX-512."""
 _SPEED = ("machine", "cpu_model", "isa", "onnxruntime")
 """Where one of these changed, what was measured of the device's speed holds no longer."""
 
@@ -115,6 +118,19 @@ def changed(before: Mapping[str, Fact], after: Mapping[str, Fact]) -> tuple[Chan
     names = sorted((before.keys() | after.keys()) - VOLATILE)
     pairs = ((name, before.get(name), after.get(name)) for name in names)
     return tuple(Change(*pair) for pair in pairs if pair[1] != pair[2])
+
+
+def common_multiple(store: Store) -> int:
+    """Return the channel multiple that most devices were measured to have, the larger of equals.
+
+    The usual one where none was probed.
+    """
+    votes = Counter(
+        multiple
+        for known in latest(store).values()
+        if type(multiple := known.get("channel_multiple")) is int and multiple > 0
+    )
+    return max(votes, key=lambda multiple: (votes[multiple], multiple)) if votes else USUAL_MULTIPLE
 
 
 def _keep(store: Store, device: str, before: Facts, facts: Facts) -> tuple[Change, ...]:
