@@ -86,10 +86,10 @@ class _Search:
     def _why_none(self, name: str, same: list[Wheel], fitting: list[Wheel]) -> str:
         needed = self.interpreter.label
         asked = self.asked_by.get(name)
-        because = f", which {asked} needs" if asked else ""
+        because = f", which {asked} needs," if asked else ""
         limit = str(self.limits.get(name, ""))
         if not same:
-            return f"the folder has no wheel of {name}{limit}{because}"
+            return f"the folder has no wheel of {name}{limit}{because.rstrip(',')}"
         if not fitting:
             found = ", ".join(sorted({clean(wheel.path.name, 90) for wheel in same})[:3])
             return (
@@ -97,9 +97,8 @@ class _Search:
                 f" {found}"
             )
         found = ", ".join(sorted({str(wheel.version) for wheel in fitting})[:5])
-        return f"the folder has {name} {found} for {needed}, but {limit or 'another'} is needed" + (
-            because
-        )
+        by = f" by {asked}" if asked else ""
+        return f"the folder has {name} {found} for {needed}, but {limit or 'another'} is needed{by}"
 
 
 def closure(

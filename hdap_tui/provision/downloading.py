@@ -29,15 +29,17 @@ from hdap_tui.provision.wheels import Wheel, parsed
 from hdap_tui.ssh.errors import Cancelled
 from hdap_tui.text import clean
 
+RETRIES = 2
+"""How often pip asks again of an index that does not answer."""
 LIMIT_S = 900.0
 """Seconds that one call of pip may take."""
 _OFFLINE = ("Retrying (", "Failed to establish", "Temporary failure in name resolution")
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
-# Where wheels of every version of ONNX Runtime can be found.
+# Where wheels of nearly every version of ONNX Runtime can be found.
 _REFERENCES = tuple(
-    Interpreter("", version, f"cp3{version[1]}", 64, "x86_64", "glibc 2.39")
-    for version in ((3, 12, 0), (3, 8, 0))
+    Interpreter("", (3, minor, 0), f"cp3{minor}", 64, "x86_64", "glibc 2.39")
+    for minor in (sys.version_info.minor, 8)
 )
 
 
@@ -114,7 +116,7 @@ def _pip(
 ) -> _Answer:
     command = [
         sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--progress-bar=off",
-        "--no-input", "--disable-pip-version-check", "--retries=2", "--timeout=20",
+        "--no-input", "--disable-pip-version-check", f"--retries={RETRIES}", "--timeout=20",
         "--implementation=cp", f"--python-version={interpreter.short}", f"--abi={interpreter.abi}",
         *(f"--platform={platform}" for platform in interpreter.platforms),
         f"--dest={folder}", *more, requirement,
@@ -157,8 +159,9 @@ def _why(
             "the package index (PyPI) cannot be reached from this machine: give a folder of wheels"
             " with --wheels, or try again when it can"
         )
-    if version in offered:  # ONNX Runtime is there, so something that it needs is not
-        return f"something that ONNX Runtime {version} needs has no wheel for {label}"
+    lacking = re.search(r"No matching distribution found for ([A-Za-z0-9._-]+)", answer.said)
+    if lacking and lacking[1].lower() != RUNTIME:
+        return f"ONNX Runtime {version} needs {lacking[1]}, which has no wheel for {label}"
     if not _exists(version, cache, cancelled):
         newest = f"; {offered[-1]} is the newest for {label}" if offered else ""
         return f"there is no ONNX Runtime {version}{newest}"
