@@ -32,17 +32,20 @@ _ENERGY = ("idle_w", "load_w", "load_s", "n", "rate_hz", "period_ms", "reading_m
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One model as it is to be run; its key is its name in request and results."""
+    """One model as it is to be run."""
 
     model: str
     """SHA-256 of the file."""
     configuration: Configuration
+    only: bool = True
+    """Whether the run has the model in this configuration alone."""
 
     @property
     def key(self) -> str:
-        """Return what tells it from the others of a run."""
+        """Return its name in request and results, which tells it from the others of the run."""
         how = self.configuration
-        return f"{self.model} {how.batch} {how.threads} {how.provider}"
+        other = "" if self.only else f" {how.batch} {how.threads} {how.provider}"
+        return self.model + other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,17 +317,17 @@ def _wrong(entry: object) -> str:
 
 def _not_asked(entry: dict[str, Any], case: str | Case) -> str:
     """Return in what a model was run otherwise than asked; empty where it was as asked."""
-    images = entry.get("images", 1)
-    if type(images) is not int or not 1 <= images <= 10**6:
-        return "the number of images is none"
     if isinstance(case, str):
         return ""
     how = case.configuration
-    if entry.get("batch") != how.batch or (images != how.batch and how.batch != 1):
+    images = entry.get("images", how.batch)
+    if type(images) is not int or not 1 <= images <= 10**6:
+        return "the number of images is none"
+    if entry.get("batch", how.batch) != how.batch or (images != how.batch and how.batch != 1):
         return f"it was run with another batch than {how.batch}"
-    if entry.get("threads") != how.threads:
+    if entry.get("threads", how.threads) != how.threads:
         return f"it was run with another number of threads than {how.threads}"
-    providers = entry.get("providers")
+    providers = entry.get("providers", [how.provider])
     if not isinstance(providers, list) or how.provider not in providers:
         return f"it was not run by {how.provider}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -100,8 +101,11 @@ class Measuring:
         a whole one.
         """
         context, asked = self.context, bench or self.fleet.bench
+        if kind == "deploy":  # devices stay locked meanwhile, so only what decides is measured
+            asked = replace(asked, energy_s=0.0)
+        standard = Bench.of(self.settings.canary if kind == "canary" else self.settings.benchmark)
         sweep = measurements.begin(self.store, kind)
-        total = sum(len(models) for models in visits.values())
+        total = sum(len(models) for models in visits.values()) * max(len(asked.configurations), 1)
         context.reporter.started(kind, total=total, weight=self.expected_s(visits, asked))
         found: list[Latency] = []
         paths = {
@@ -109,8 +113,11 @@ class Measuring:
             for name, models in visits.items()
         }
         for latency in self.fleet.measure_many(paths, asked, cancelled=context.cancelled):
-            measurements.add(self.store, sweep, latency)
-            self._remember(latency)
+            how = latency.configuration
+            other = "" if how == standard.standard else str(how)
+            measurements.add(self.store, sweep, latency, other)
+            if not other or latency.ok or latency.error in _OFF:
+                self._remember(latency)
             self._noticing.saw(latency)
             found.append(latency)
             context.reporter.advanced(kind, len(found))
@@ -128,7 +135,8 @@ class Measuring:
             target = self.fleet.members[name]
             group = target.host_group or name
             cores = self.settings.cores(target.host_group) if target.host_group else 1
-            one = bench.blocks_min * (_STARTUP_S + len(models) * (bench.warmup_s + bench.block_s))
+            cases = len(models) * max(len(bench.configurations), 1)
+            one = bench.blocks_min * (_STARTUP_S + cases * (bench.warmup_s + bench.block_s))
             busy[group] = busy.get(group, 0.0) + one / cores
         return max(busy.values(), default=0.0) + 1.0
 
@@ -141,6 +149,9 @@ class Measuring:
         return Bench.of(self.settings.benchmark, **changes)
 
     def _remember(self, latency: Latency) -> None:
+        if latency.error == "skipped":  # it was asked to wait, and is as well as before
+            devices.set_state(self.store, latency.device, "busy", "skipped", latency.detail)
+            return
         state: DeviceState = "ok" if latency.ok else "off" if latency.error in _OFF else "failed"
         devices.set_state(
             self.store, latency.device, state, latency.error, "" if latency.ok else latency.detail

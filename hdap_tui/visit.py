@@ -76,7 +76,12 @@ class Bench:
     def cases(self, digests: Iterable[str]) -> tuple[Case, ...]:
         """Return every model in every configuration, each once."""
         how = self.configurations or (self.standard,)
-        return tuple(dict.fromkeys(Case(model=d, configuration=c) for d in digests for c in how))
+        cases = (
+            Case(model=digest, configuration=one, only=len(how) == 1)
+            for digest in digests
+            for one in how
+        )
+        return tuple(dict.fromkeys(cases))
 
     def block_limit(self, cases: int) -> float:
         """Return about how many seconds a block of that many cases may take at most."""
@@ -392,7 +397,7 @@ def stage_of(parsed: results.Parsed, blocks_max: int) -> str:
         case "cooling":
             return f"cooling {parsed.phase_value:.0f} °C"
         case "busy":
-            return f"busy {parsed.phase_value:.0%}"
+            return f"busy {100 * parsed.phase_value:.0f} %"
         case "energy":
             return "energy"
     return f"timing {parsed.blocks}/{blocks_max}"

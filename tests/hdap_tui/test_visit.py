@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.latency import Configuration
 from engine.results import Parsed
 from hdap_tui.ssh.transfer import Payload
-from hdap_tui.visit import Bench, Pace, _left
+from hdap_tui.visit import Bench, Pace, _left, stage_of
 
 BENCH = Bench(blocks_min=5, blocks_max=20, warmup_s=1.0, block_s=1.0, time_limit_s=300.0)
 
@@ -52,11 +53,32 @@ def test_a_look_that_came_too_early_makes_the_next_one_later() -> None:
 def test_the_lease_outlasts_the_run_and_names_the_models_from_the_jobs_folder() -> None:
     payload = Payload(Path("m.onnx"), "ab" * 32, 10, f"models/{'ab' * 32}.onnx")
     request = replace(BENCH, lease_s=20.0).request([payload], 2.5)
-    assert request["models"] == [{"digest": "ab" * 32, "path": f"../../models/{'ab' * 32}.onnx"}]
+    (model,) = request["models"]
+    assert (model["digest"], model["key"]) == ("ab" * 32, "ab" * 32)
+    assert model["path"] == f"../../models/{'ab' * 32}.onnx"
     assert request["expected_block_s"] == 2.5
     assert request["lease_s"] > 20.0 + 20 * 2.0
     assert replace(BENCH, time_limit_s=5.0, lease_s=20.0).request([payload], 2.5)["lease_s"] == 25.0
     assert "keep_models" not in request
+    waiting = replace(BENCH, time_limit_s=5.0, lease_s=20.0, cool_below_c=60.0, wait_limit_s=100.0)
+    assert waiting.request([payload], 2.5)["lease_s"] == 125.0
+
+
+def test_every_model_is_asked_for_in_every_configuration_once() -> None:
+    payloads = [Payload(Path(f"{n}.onnx"), n * 64, 10, f"models/{n * 64}.onnx") for n in "ab"]
+    configurations = tuple(Configuration(batch=b, threads=t) for b in (1, 4) for t in (1, 2))
+    asked = replace(BENCH, configurations=configurations).request(payloads, 1.0, known=False)
+    assert len({model["key"] for model in asked["models"]}) == 8
+    assert asked["look_after"] == 1
+    found = [(m["digest"][0], m["batch"], m["threads"]) for m in asked["models"][:5]]
+    assert found == [("a", 1, 1), ("a", 1, 2), ("a", 4, 1), ("a", 4, 2), ("b", 1, 1)]
+
+
+def test_a_stage_says_what_a_device_waits_for() -> None:
+    hot = Parsed(latencies={}, phase="cooling", phase_value=71.4)
+    assert stage_of(hot, 5) == "cooling 71 °C"
+    assert stage_of(Parsed(latencies={}, phase="busy", phase_value=0.4), 5) == "busy 40 %"
+    assert stage_of(Parsed(latencies={}, blocks=2), 5) == "timing 2/5"
 
 
 def test_every_value_of_the_request_has_the_type_that_the_runner_wants(tmp_path: Path) -> None:
@@ -68,5 +90,6 @@ def test_every_value_of_the_request_has_the_type_that_the_runner_wants(tmp_path:
     request = BENCH.request([payload], 1.0)
     (tmp_path / "request.json").write_text(json.dumps(request))
     read = runner.read_request(str(tmp_path))
-    for key in ("threads", "runs", "warmup_s", "block_s", "blocks_max", "lease_s"):
+    assert read["cases"][0]["threads"] == request["models"][0]["threads"]
+    for key in ("runs", "warmup_s", "block_s", "blocks_max", "lease_s"):
         assert read[key] == request[key]
