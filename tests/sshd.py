@@ -29,7 +29,7 @@ from typing import Any, Protocol
 import pytest
 
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
-from hdap_tui.ssh.target import Target, Timeouts
+from hdap_tui.ssh.target import Jump, Target, Timeouts
 
 SSHD = "/usr/sbin/sshd"
 HOST = "127.0.0.1"
@@ -112,8 +112,19 @@ class Sshd:
             "identity": self.identity,
             "known_hosts": known_hosts or self.known_hosts,
             "timeouts": QUICK,
+            "jumps": self._jumps(),
         }
         return Target(**{**values, **changes})
+
+    def _jumps(self) -> tuple[Jump, ...]:
+        if self.jump is None:
+            return ()
+        way = self.jump
+        own = Jump(
+            name=way.name, host=way.host, port=way.port, user=way.user, identity=way.identity,
+            known_hosts=way.known_hosts, timeouts=QUICK,
+        )  # fmt: skip
+        return (*way._jumps(), own)
 
     def trusted(self, known_hosts: Path, kind: str = "ed25519", **changes: Any) -> Target:
         """Put its key into a file, and return how to reach it."""
@@ -307,6 +318,7 @@ def fleet_toml(
         f"known_hosts = {json.dumps(str(first.known_hosts))}",
         f"user = {json.dumps(first.user)}",
         f"python = {json.dumps(python)}",
+        'config = "none"',  # whoever runs the tests may have one
         "connect_timeout_s = 3",
         "[host_groups.here]",
         "cores = 8",  # what tests time is short, and what they look at is no number
@@ -320,6 +332,9 @@ def fleet_toml(
             'host_group = "here"',
             (own or {}).get(server.name, ""),
         ]
+        jump = getattr(server, "jump", None)
+        if jump is not None:
+            parts.append(f"proxy_jump = {json.dumps(f'{jump.user}@{jump.host}:{jump.port}')}")
     return "\n".join((*parts, extra, ""))
 
 

@@ -14,22 +14,28 @@ from sshd import Sshd, fleet_toml
 
 from hdap_tui.errors import ExitCode
 
-MORE = QUICK + """
+MORE = (
+    QUICK
+    + """
 [deploy]
 stages = ["1", "100 %"]
 blocks = 2
 margin_percent = 5
 """
+)
 TIGHT = {
     0: {"MaxSessions": "1"},
     1: {"MaxStartups": "1:100:1"},
     2: {"MaxSessions": "1", "MaxStartups": "2:100:2"},
+    6: {"MaxSessions": "1", "MaxStartups": "2:100:2"},
 }
 
 
 @pytest.fixture(scope="module")
 def servers(make_sshds: Callable[..., list[Sshd]]) -> list[Sshd]:
-    return make_sshds(8, options=TIGHT)
+    """Seven, with two more behind the last of them."""
+    direct = make_sshds(7, options=TIGHT)
+    return [*direct, *make_sshds(2, jump=direct[6], name="far")]
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +121,24 @@ def test_two_devices_off_and_one_with_another_key_cost_only_themselves(
     assert set(states(hdap).values()) == {"ok"}
 
 
+def test_without_its_jump_host_only_what_lies_behind_it_is_off(
+    hdap: Hdap, servers: list[Sshd]
+) -> None:
+    jump, *behind = servers[6:]
+    jump.stop()
+    try:
+        status, document, _ = hdap("devices", "check")
+    finally:
+        jump.restart()
+    assert status == ExitCode.PARTLY
+    off = {one["name"]: one for one in document["devices"] if not one["ok"]}
+    assert set(off) == {jump.name, *(server.name for server in behind)}
+    assert all(str(jump.port) in off[server.name]["detail"] for server in behind)
+    assert hdap("devices", "check")[0] == ExitCode.DONE
+
+
 def test_a_deployment_reaches_every_device(hdap: Hdap, servers: list[Sshd], file: Path) -> None:
-    hdap("bench", str(file.parent / "fast.onnx"), "--select", servers[7].name)
+    hdap("bench", str(file.parent / "fast.onnx"), "--select", servers[8].name)
     status, document, said = hdap("deploy", "fast", "--yes")
     assert status == ExitCode.DONE, (document, said)
     shown = hdap("devices", "list")[1]["devices"]
