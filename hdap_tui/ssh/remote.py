@@ -39,11 +39,17 @@ alive() {
 }
 """
 
-_START = f"""{PYTHON}
+# A job that nobody has come for is removed once it was found a day old twice, a day apart: the
+# device's clock may have been wrong, and set right in one jump, since the folder was made.
+_START = f"""{PYTHON}{_ALIVE}
 umask 077
 job={ROOT}/jobs/$1
 mkdir -p {ROOT}/jobs || exit 1
-find {ROOT}/jobs/* -prune -mtime +1 -exec rm -rf {{}} \\; 2>/dev/null
+find {ROOT}/jobs/* -prune -mtime +1 2>/dev/null | while read -r old; do
+  pid=$(cat "$old/pid" 2>/dev/null)
+  alive "${{old##*/}}" && continue
+  if [ -e "$old/stale" ]; then rm -rf -- "$old"; else : >"$old/stale"; fi
+done
 if [ -s "$job/pid" ] || [ -e "$job/results.jsonl" ]; then exit 0; fi
 mkdir -p "$job" && cat >"$job/request.part" || exit 1
 [ "$(wc -c <"$job/request.part")" -eq "$2" ] || exit 1

@@ -164,6 +164,34 @@ def test_a_group_that_will_not_end_is_killed(
         process.kill()
 
 
+def test_what_lies_forgotten_goes_but_not_because_the_clock_was_set_right(
+    server: Sshd, connection: Connection, bench: Bench, job: RemoteJob
+) -> None:
+    jobs = server.home / ".hdap" / "jobs"
+
+    def grow_old(folder: Path) -> None:
+        os.utime(folder, (0, 0))  # made while the clock stood at 1970
+
+    bench.start(connection, job, **ENDLESS)
+    group = group_of(server, job)
+    forgotten = jobs / "forgotten"
+    forgotten.mkdir()
+    (forgotten / "results.jsonl").touch()
+    for folder in (forgotten, jobs / job.id):
+        grow_old(folder)
+    others = [RemoteJob(f"other-{number}") for number in range(2)]
+    bench.start(connection, others[0], **QUICK_RUN)
+    assert (forgotten / "results.jsonl").exists(), "whoever wants it may come yet"
+    for folder in (forgotten, jobs / job.id):
+        grow_old(folder)
+    bench.start(connection, others[1], **QUICK_RUN)
+    assert not forgotten.exists()
+    assert members(group), "it runs, however old it looks"
+    for one in (job, *others):
+        one.cancel(connection)
+        one.clean(connection)
+
+
 def test_a_number_that_belongs_to_somebody_else_is_left_alone(
     server: Sshd, connection: Connection, job: RemoteJob
 ) -> None:
