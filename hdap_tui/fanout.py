@@ -74,7 +74,7 @@ def on_each(
 
     allow_connections(len(targets))
     workers = max(1, min(pool.bound, len(targets)))
-    running = schedule.run(map(one, targets), workers, lambda _group, _count: None, unwanted)
+    running = schedule.run(map(one, targets), workers, lambda _group, _count: None, unwanted, ended)
     try:
         yield from running
     finally:

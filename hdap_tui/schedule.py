@@ -91,17 +91,21 @@ def run(
     workers: int,
     take: Callable[[str, int], Slot | None],
     cancelled: Callable[[], bool],
+    stop: threading.Event | None = None,
 ) -> Generator[T, None, None]:
     """Run all tasks at once, and yield their results in the order in which they come.
 
     `take(group, count)` returns one of a group's slots or None, without waiting. Once it is
     cancelled, or the iterator is closed, every task gets :class:`Cancelled` where it waits, and
-    the iterator ends when the last of them has tidied up.
+    the iterator ends when the last of them has tidied up. `stop` is set before they are waited
+    for, an interruption included, so that what is just being done can end early.
 
     Raises:
         Exception: what a task did not handle itself; the others are cancelled first.
     """
     scheduler = _Scheduler(tasks, workers, take, cancelled)
+    if stop is not None:
+        scheduler.stop = stop
     scheduler.start()
     try:
         while not isinstance(item := scheduler.out.get(), _Ended):

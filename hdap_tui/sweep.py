@@ -159,7 +159,7 @@ class Fleet:
             return stop.is_set()
 
         workers = min(len(tasks), self.pool.bound)
-        running = schedule.run(tasks, workers, self._take, asked)
+        running = schedule.run(tasks, workers, self._take, asked, stop)
         try:
             yield from running
         finally:

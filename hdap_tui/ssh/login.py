@@ -33,7 +33,7 @@ def log_in(
 
 
 class _Handler(AuthHandler):  # type: ignore[misc]
-    """Asks for the service once: paramiko does so for every key, and not all servers put up with it.
+    """Asks for the service once; paramiko does for every key, and not all servers put up with it.
 
     It also saves a round trip for each further step.
     """
