@@ -478,7 +478,7 @@ class Meter:
 
     def __init__(self, source: str, rail: str, read: Any, period_s: float, counts: bool) -> None:
         self.source, self.rail, self.counts = source, rail[:200], counts
-        self.period_s = max(period_s, self.every_s)
+        self.period_s = period_s if counts else max(period_s, self.every_s)
         self._take = read
         self._cost_s = 0.0
         self.readings: list[tuple[float, float]] = []
@@ -507,8 +507,8 @@ class Meter:
         else:
             pairs = zip(inside, inside[1:])  # noqa: B905, RUF007 (Python 3.8)
             joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2.0 for a, b in pairs)
-        periods = min(round(span / self.period_s) + 1, len(inside))
-        return joules / span, periods
+        periods = round(span / self.period_s) + 1
+        return joules / span, periods if self.counts else min(periods, len(inside))
 
     def told(self) -> dict[str, Any]:
         """Return what the readings were taken with."""
@@ -661,7 +661,7 @@ def weigh(meter: Meter, idle: tuple[float, float], load: dict[str, Any]) -> dict
     quiet, working = meter.watts(*idle), meter.watts(load["begin"], load["end"])
     seconds = load["end"] - load["begin"]
     if quiet is None or working is None or min(quiet[1], working[1]) < PERIODS:
-        wanted = (PERIODS + 5) * max(meter.period_s, meter.every_s)
+        wanted = (PERIODS + 5) * meter.period_s
         return dict(told, why=f"too short: {PERIODS} readings of it take {wanted:.0f} s")
     each = 1e3 * seconds / load["n"]
     return dict(
@@ -1290,6 +1290,7 @@ class Run:
             self._met = True
 
     def _announce(self, first: int, look: int, each_s: float) -> None:
+        lease = self._lease_time()
         self.emit(
             {
                 "event": "timed",
@@ -1298,7 +1299,8 @@ class Run:
             }
         )
         if self._met and self.request["gap_s"]:
-            self._meet(self.request["gap_s"] if self.blocks else 2.5)  # as long as a wait's looks
+            # After a wait somebody looks every two seconds.
+            self._meet(lease, self.request["gap_s"] if self.blocks else 2.5)
         self._met = False
 
     def _next_look(self) -> int:
@@ -1428,9 +1430,10 @@ class Run:
             for key in alive:
                 self.emit({"event": "energy", "model": key, **meter.told(), "why": why})
             return
+        lease = self._lease_time()
         self.emit({"event": "phase", "phase": "energy", "expected_s": round(needed, 1)})
         if self.request["gap_s"]:
-            self._meet(self.request["gap_s"])
+            self._meet(lease, self.request["gap_s"])
         busy, idle = Busy(), self._rest(meter, seconds)
         try:
             answers, _ = self._process(self._spec(alive, False, seconds), meter)
@@ -1539,12 +1542,12 @@ class Run:
         if now - self._renewed > self.request["lease_s"]:
             raise Stop("lease", "nobody renewed the lease")
 
-    def _meet(self, limit_s: float) -> None:
+    def _meet(self, before: int, limit_s: float) -> None:
         """Let the fetch that is due come before what was just announced, or the limit pass.
 
-        Fetching renews the lease, which is how it is noticed.
+        Fetching renews the lease, which was at `before` when it was announced.
         """
-        before, end = self._lease_time(), time.monotonic() + limit_s
+        end = time.monotonic() + limit_s
         while time.monotonic() < end and self._lease_time() == before:
             self._check()
             time.sleep(0.02)
