@@ -86,6 +86,9 @@ blocks_max = 1
 interval_percent = 1000
 time_limit_s = 20
 lease_s = 5
+[watch]
+canary_every_s = 0.05
+probe_channels = false
 [[models]]
 name = "slow"
 path = "slow.onnx"

@@ -108,9 +108,7 @@ def test_after_a_kill_the_next_start_goes_on_and_nothing_runs_on(
 
 # On a terminal
 
-LONG = (
-    re.sub(r"blocks_m(in|ax) = 1\b", r"blocks_m\1 = 900", QUICK) + "[watch]\ncanary_every_s = 1\n"
-)
+LONG = re.sub(r"blocks_m(in|ax) = 1\b", r"blocks_m\1 = 900", QUICK)
 COMMANDS = {"bench": ("bench", "slow"), "sweep": ("sweep",), "watch": ("watch",)}
 
 

@@ -29,9 +29,6 @@ DRIFTING = """
 runs = 20
 blocks_min = 1
 blocks_max = 1
-[watch]
-sweep_every_s = 86400
-canary_every_s = 0.05
 [drift]
 baseline = 4
 jump_consecutive = 2

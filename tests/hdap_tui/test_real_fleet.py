@@ -19,7 +19,7 @@ MORE = (
     + """
 [deploy]
 stages = ["1", "100 %"]
-blocks = 2
+blocks = 4
 margin_percent = 5
 """
 )
@@ -137,13 +137,17 @@ def test_without_its_jump_host_only_what_lies_behind_it_is_off(
     assert hdap("devices", "check")[0] == ExitCode.DONE
 
 
-def test_a_deployment_reaches_every_device(hdap: Hdap, servers: list[Sshd], file: Path) -> None:
-    hdap("bench", str(file.parent / "fast.onnx"), "--select", servers[8].name)
-    status, document, said = hdap("deploy", "fast", "--yes")
+def test_a_deployment_reaches_devices_whatever_their_limits_are_and_behind_others(
+    hdap: Hdap, servers: list[Sshd], file: Path
+) -> None:
+    chosen = [servers[0], servers[2], servers[8]]
+    words = " or ".join(server.name for server in chosen)
+    hdap("bench", str(file.parent / "fast.onnx"), "--select", chosen[2].name)
+    status, document, said = hdap("deploy", "fast", "--yes", "--select", words)
     assert status == ExitCode.DONE, (document, said)
-    shown = hdap("devices", "list")[1]["devices"]
-    assert {one["model"] for one in shown} == {"fast"}
-    for server in servers:
+    shown = {one["name"]: one["model"] for one in hdap("devices", "list")[1]["devices"]}
+    assert {name for name, model in shown.items() if model == "fast"} == names(chosen)
+    for server in chosen:
         current = server.home / ".hdap" / "current"
         assert current.resolve().read_bytes() == (file.parent / "fast.onnx").read_bytes()
 
