@@ -61,6 +61,7 @@ class Connection:
         self.opened = time.monotonic()
         self._served = False
         self._sessions = 0
+        self._allowed = 0  # sessions at once; 0 while nobody knows
         self._ended = threading.Condition()
 
     @property
@@ -147,9 +148,7 @@ class Connection:
                 yield channel
             finally:
                 channel.close()
-                with self._ended:
-                    self._sessions -= 1
-                    self._ended.notify_all()
+                self._release()
         except Cancelled:
             raise
         except Exception as error:
@@ -165,28 +164,39 @@ class Connection:
         limit = deadline.within(self.target.timeouts.channel)
         pause = 0.01
         while True:
+            with limit.paused():  # each session of ours has a limit of its own
+                self._reserve(deadline.cancelled)
             try:
                 channel = self.transport.ask("session", limit.left())
-            except ChannelRefused:
-                if not self._served or limit.left() <= pause:
-                    raise
-            else:
-                with self._ended:
-                    self._served = True
-                    self._sessions += 1
+                self._served = True
                 return channel
-            with limit.paused():  # each session of ours has a limit of its own
-                self._wait_for_an_end(deadline.cancelled)
-            limit.within(pause).rest()
-            pause = min(2 * pause, 0.25)
+            except BaseException as error:
+                others = self._release()
+                if not isinstance(error, ChannelRefused):
+                    raise
+                if others:
+                    self._allowed = others
+                elif not self._served or limit.left() <= pause:
+                    raise
+                else:
+                    limit.within(pause).rest()
+                    pause = min(2 * pause, 0.25)
 
-    def _wait_for_an_end(self, cancelled: Callable[[], bool]) -> None:
+    def _reserve(self, cancelled: Callable[[], bool]) -> None:
+        """Wait until a session more is allowed, as far as is known, and count it."""
         with self._ended:
-            before = self._sessions
-            while self._sessions >= before > 0 and self.alive:
+            while 0 < self._allowed <= self._sessions and self.alive:
                 self._ended.wait(0.25)
                 if cancelled():
                     raise Cancelled
+            self._sessions += 1
+
+    def _release(self) -> int:
+        """Count a session less; return how many are left."""
+        with self._ended:
+            self._sessions -= 1
+            self._ended.notify_all()
+            return self._sessions
 
     def way_to(self, target: Target) -> Callable[[Deadline], Tunnel]:
         """Return what opens the way to a server behind this jump host."""

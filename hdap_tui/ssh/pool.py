@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from hdap_tui.ssh.config import resolve
 from hdap_tui.ssh.connection import Connection, connect, scan
-from hdap_tui.ssh.errors import Cancelled, DeviceError
+from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
 from hdap_tui.ssh.places import Places
 from hdap_tui.ssh.secret import Secrets
@@ -23,6 +23,8 @@ from hdap_tui.ssh.target import Jump, Target
 from hdap_tui.ssh.tunnel import Pulse
 
 ATTEMPTS = 4
+BUSY_ATTEMPTS = 10
+"""Where a server turned a login away before its banner, others were under way, and these end."""
 _BASE_S, _MOST_S = 0.5, 8.0
 
 
@@ -33,6 +35,34 @@ def backoff(attempt: int) -> float:
     together do not come back together.
     """
     return random.uniform(0.0, min(_MOST_S, _BASE_S * 3.0 ** (attempt - 1)))
+
+
+class _Gate:
+    """How many logins are under way at one server."""
+
+    def __init__(self, allowed: int) -> None:
+        self._allowed, self._inside = allowed, 0
+        self._left = threading.Condition()
+
+    @contextlib.contextmanager
+    def held(self, deadline: Deadline) -> Iterator[None]:
+        """Be one of them; waiting for that does not count. A busy server gets fewer at once."""
+        with deadline.paused(), self._left:
+            while self._inside >= self._allowed:
+                self._left.wait(0.25)
+                if deadline.cancelled():
+                    raise Cancelled
+            self._inside += 1
+        try:
+            yield
+        except DeviceError as error:
+            if error.kind is ErrorKind.BUSY:
+                self._allowed = max(1, self._allowed // 2)
+            raise
+        finally:
+            with self._left:
+                self._inside -= 1
+                self._left.notify_all()
 
 
 @dataclass
@@ -64,9 +94,7 @@ class Connections:
         self.bound = bound
         self.secrets = secrets or Secrets()
         self._opening = Places(bound)
-        self._servers: defaultdict[object, threading.BoundedSemaphore] = defaultdict(
-            lambda: threading.BoundedSemaphore(handshakes)
-        )
+        self._servers: defaultdict[object, _Gate] = defaultdict(lambda: _Gate(handshakes))
         self._open: dict[Target, Connection] = {}
         self._turns: defaultdict[Target, threading.Lock] = defaultdict(threading.Lock)
         self._bastions: defaultdict[tuple[Jump, ...], _Bastion] = defaultdict(_Bastion)
@@ -115,7 +143,7 @@ class Connections:
             through = self._through(found, cancelled, deadline)
             with self._lock:
                 server = self._servers[found.jumps, found.host, found.port]
-            with _held(server, deadline), _held(self._opening, deadline):
+            with server.held(deadline), _held(self._opening, deadline):
                 connection = connect(
                     found,
                     self.known(found),
@@ -145,7 +173,7 @@ class Connections:
         through = self._through(found, cancelled, deadline)
         with self._lock:
             server = self._servers[found.jumps, found.host, found.port]
-        with _held(server, deadline), _held(self._opening, deadline):
+        with server.held(deadline), _held(self._opening, deadline):
             return scan(found, deadline, known=self.known(found), through=through)
 
     # ---- jump hosts -----------------------------------------------------------------------------
@@ -230,7 +258,8 @@ class Connections:
             except DeviceError as error:
                 pause = backoff(attempt)
                 hopeless = not error.transient or error.behind  # a jump host was tried for itself
-                if hopeless or attempt == ATTEMPTS or deadline.left() <= pause:
+                most = BUSY_ATTEMPTS if error.kind is ErrorKind.BUSY else ATTEMPTS
+                if hopeless or attempt >= most or deadline.left() <= pause:
                     raise
             yield pause
             attempt += 1
