@@ -27,6 +27,7 @@ class Name:
     kind: Literal["text", "whole", "number", "flag", "list"] = "text"
     volatile: bool = False
     """Changes by itself; no reason to write a new line into a device's history."""
+    unit: str = ""
 
 
 NAMES: tuple[Name, ...] = (
@@ -38,7 +39,7 @@ NAMES: tuple[Name, ...] = (
     Name("dot_product", "dot product", "Whether it has Arm's 8-bit dot product.", "flag"),
     Name("cores", "cores", "Processors that are there.", "whole"),
     Name("cores_usable", "usable", "Processors that a process may use: affinity, quota.", "number"),
-    Name("memory_mb", "memory", "Memory in megabytes (2^20 bytes).", "whole"),
+    Name("memory_mb", "memory", "Memory in megabytes (2^20 bytes).", "whole", unit="MB"),
     Name("bits", "bits", "Size of a pointer of its programs.", "whole"),
     Name("os", "system", "The distribution."),
     Name("kernel", "kernel", "Release of the kernel."),
@@ -54,11 +55,11 @@ NAMES: tuple[Name, ...] = (
     Name("governor", "governor", "How the clock is governed."),
     Name("sensors", "sensors", "Thermal zones and power rails.", "list"),
     Name("channel_multiple", "multiple", "Channels at whose multiples it is fastest.", "whole"),
-    Name("channel_gain_percent", "worth", "What other widths cost more, in per cent.", "number"),
-    Name("disk_free_mb", "disk free", "Room in the home folder, in megabytes.", "whole", True),
+    Name("channel_gain_percent", "worth", "What other widths cost more.", "number", True, "%"),
+    Name("disk_free_mb", "disk free", "Room in the home folder (2^20 bytes).", "whole", True, "MB"),
     Name("boot_id", "boot", "Changes with every start.", volatile=True),
-    Name("uptime_s", "up", "Seconds since its start.", "number", True),
-    Name("clock_offset_s", "clock", "Its clock minus this machine's, in seconds.", "number", True),
+    Name("uptime_s", "up", "Seconds since its start.", "number", True, "s"),
+    Name("clock_offset_s", "clock", "Its clock minus this machine's.", "number", True, "s"),
 )
 """All facts, in the order in which they are shown."""
 
@@ -79,19 +80,22 @@ def steady(facts: Mapping[str, Fact]) -> Facts:
     return {name: value for name, value in facts.items() if name not in VOLATILE}
 
 
-def shown(value: Fact | None) -> str:
+def shown(name: str, value: Fact | None) -> str:
     """Return a fact as a person reads it; empty for None."""
     match value:
         case None:
             return ""
         case bool():
             return "yes" if value else "no"
-        case float():
-            return f"{value:g}"
+        case int() | float():
+            unit = BY_NAME[name].unit if name in BY_NAME else ""
+            return f"{value:,.10g} {unit}".rstrip().replace(",", " ")
         case list():
+            if name == "pythons":  # version, interface, modules, path: first and last tell most
+                return ", ".join(f"{v.partition('|')[0]} {v.rpartition('|')[2]}" for v in value)
             return ", ".join(value)
         case _:
-            return str(value)
+            return value
 
 
 def _checked(name: Name, value: Any) -> Fact | None:

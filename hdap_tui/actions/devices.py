@@ -124,7 +124,7 @@ def _facts_lines(row: DeviceRow, moments: Sequence[facts.Moment]) -> Iterator[st
     """Yield what the device is and when that changed, one line a fact."""
     for name in NAMES:
         if name.name in row.facts:
-            yield f"{name.title}: {clean(shown(row.facts[name.name]), 160)}"
+            yield f"{name.title}: {clean(shown(name.name, row.facts[name.name]), 160)}"
     for moment in moments[-10:]:
         for change in moment.changes:
             yield f"{moment.at[:19]}  {change_words(change)}"

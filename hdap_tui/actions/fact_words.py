@@ -42,12 +42,13 @@ def word_of(name: str, value: object) -> str:
     if isinstance(value, tuple | list):
         # A cluster has a letter and a number for the same thing.
         return ", ".join(map(str, value[:1] if name == "cluster" else value))
-    return shown(value if isinstance(value, str | int | float) else None)
+    return shown(name, value if isinstance(value, str | int | float) else None)
 
 
 def change_words(change: Change) -> str:
     """Return a change as a person reads it: "kernel 6.1.0 → 6.6.20"."""
-    before, after = (clean(shown(v), SHOWN) or "–" for v in (change.before, change.after))
+    values = (change.before, change.after)
+    before, after = (clean(shown(change.name, value), SHOWN) or "–" for value in values)
     return f"{title(change.name)} {before} → {after}"
 
 

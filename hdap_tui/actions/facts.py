@@ -183,7 +183,7 @@ def _table(
         tuple(
             (
                 context.shown(device),
-                *(clean(shown(known.get(device, {}).get(name)), SHOWN) for name in names),
+                *(clean(shown(name, known.get(device, {}).get(name)), SHOWN) for name in names),
             )
             for device in chosen
         ),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hdap_tui.actions.fact_words import columns_of
 from hdap_tui.commands import BY_NAME
 from hdap_tui.dashboard import announce, questions
 from hdap_tui.dashboard.formats import bar
 from hdap_tui.dashboard.grammar import WORDS, Call, Selection, fill, parse
+from hdap_tui.dashboard.screens.fleet import FleetScreen
 from hdap_tui.dashboard.tasks import Task, Tasks
 from hdap_tui.dashboard.widgets.line import Piece
 from hdap_tui.errors import ExitCode, UserError
+from hdap_tui.fact_names import BY_NAME as FACTS
 from hdap_tui.progress import duration
 
 if TYPE_CHECKING:
@@ -78,7 +81,9 @@ class Desk:
         except UserError as error:
             app.say(str(error), "warning")
             return
-        if filled.missing is not None:
+        if command.name == "devices list" and set(call.given) == {"columns"}:
+            self._choose_columns(str(call.given["columns"]))
+        elif filled.missing is not None:
             app.action_prompt(filled.text + " ")
         elif command.view and set(call.given) <= {command.subject}:
             app.open_view(command.view, filled)
@@ -148,6 +153,18 @@ class Desk:
         more = f"+{len(running) - 1} more  " if len(running) > 1 else ""
         stop = [Piece(" C ", "key", "app.stop"), Piece("stop ", "muted", "app.stop")]
         return left, [Piece(more, "muted"), *stop]
+
+    def _choose_columns(self, text: str) -> None:
+        """Show facts as columns of the fleet table; without a name none."""
+        app = self._app
+        try:
+            names = columns_of(text, FACTS)
+        except UserError as error:
+            app.say(str(error), "warning")
+            return
+        app.open_view("fleet", Call(BY_NAME["devices list"]))
+        screen = app.get_screen("fleet", FleetScreen)
+        app.when_ready(lambda: screen.choose_columns(tuple(names)))
 
     def _ask_and_start(self, call: Call, chosen: Selection) -> None:
         question = questions.before(call, self._app.snapshot, chosen)

@@ -21,6 +21,8 @@ from hdap_tui.dashboard.formats import (
     size,
 )
 from hdap_tui.dashboard.theme import Palette
+from hdap_tui.fact_names import BY_NAME, shown
+from hdap_tui.store.facts import Moment
 from hdap_tui.store.records import (
     AlertEvent,
     AlertRow,
@@ -41,6 +43,16 @@ _METRICS = {
     "predicted_speedup": "predicted",
 }
 """What is shown of a model's metrics beside the table; all of them are in `models show`."""
+
+
+_SHOWN_FACTS = (
+    "board", "cpu_model", "isa", "cores_usable", "memory_mb", "os", "kernel", "libc", "python",
+    "onnxruntime", "power_mode", "governor", "channel_multiple", "disk_free_mb",
+)  # fmt: skip
+"""What is shown of a device's facts beside its chart; all of them are in `devices show`."""
+_BRIEF = ("board", "cpu_model", "os", "onnxruntime")
+"""What is shown of them where there is no room."""
+_CHANGES = 4
 
 
 def pairs(
@@ -88,6 +100,34 @@ def device_facts(
         ("tags", clean(", ".join(row.tags), 120) or "–"),
     ]
     return Text("\n").join([title, pairs(facts, palette, room)])
+
+
+def known_facts(
+    row: DeviceRow,
+    moments: Sequence[Moment],
+    now: datetime,
+    palette: Palette,
+    room: int,
+    brief: bool = False,
+) -> Text:
+    """Return what a device is, and the latest changes of that; empty where nobody looked yet."""
+    if not row.facts:
+        return Text()
+    known = {n: clean(shown(n, row.facts[n]), 160) for n in _SHOWN_FACTS if n in row.facts}
+    if brief:
+        return pairs([("is", ", ".join(known[n] for n in _BRIEF if n in known))], palette, room)
+    lines = [pairs([(_fact_title(n), text) for n, text in known.items()], palette, room)]
+    changed = [(moment.at, one) for moment in moments for one in moment.changes]
+    for at, one in changed[: -_CHANGES - 1 : -1]:
+        before, after = (clean(shown(one.name, v), 60) for v in (one.before, one.after))
+        words = f"{_fact_title(one.name)} {before or '–'} → {after or '–'}"
+        lines.append(pairs([(clock_time(at, now), Text(words, palette["warn"]))], palette, room))
+    return Text("\n").join(lines)
+
+
+def _fact_title(name: str) -> str:
+    title = BY_NAME[name].title
+    return title if len(title) <= _LABEL else title.split()[-1][:_LABEL]
 
 
 def state_sentence(row: DeviceRow, now: datetime) -> str:

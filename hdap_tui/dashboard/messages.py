@@ -14,6 +14,7 @@ from hdap_tui.store.records import AlertEvent, DeploymentDevice, FleetSnapshot, 
 if TYPE_CHECKING:
     from hdap_tui.dashboard.follow import JobView
     from hdap_tui.dashboard.tasks import Task, TaskState
+    from hdap_tui.store.facts import Moment
 
 
 @dataclass
@@ -73,10 +74,11 @@ class Wanted(Message):
 
 @dataclass
 class HistoryRead(Message):
-    """A device's measurements were read."""
+    """A device's measurements were read, and when its facts changed."""
 
     device: str
     points: Sequence[Point]
+    moments: Sequence[Moment] = ()
 
 
 @dataclass

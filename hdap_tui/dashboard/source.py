@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hdap_tui.config.settings import Device
     from hdap_tui.dashboard.jobwatch import JobWatch
     from hdap_tui.store.database import Store
+    from hdap_tui.store.facts import Moment
 
 
 Confirm = Callable[[str, Sequence[str]], bool]
@@ -31,6 +32,8 @@ Secret = Callable[[str], str | None]
 
 HISTORY_LIMIT = 2000
 """Measurements of one device that its chart is drawn from."""
+MOMENTS_LIMIT = 10
+"""Changes of a device's facts that are shown."""
 
 
 class Source(Protocol):
@@ -56,6 +59,12 @@ class Source(Protocol):
 
     def history(self, device: str) -> Sequence[Point]:
         """Read a device's measurements, oldest first."""
+
+    def moments(self, device: str) -> Sequence[Moment]:
+        """Read when a device's facts changed, oldest first."""
+
+    def keep_columns(self, names: Sequence[str]) -> None:
+        """Remember which facts are columns of the fleet table."""
 
     def alert_events(self, alert: int) -> Sequence[AlertEvent]:
         """Read the history of an alert, oldest first."""
@@ -149,6 +158,18 @@ class FleetSource:
         from hdap_tui.store.measurements import history
 
         return history(self._store, device, limit=HISTORY_LIMIT)
+
+    def moments(self, device: str) -> Sequence[Moment]:
+        """Read the history of a device's facts from the store."""
+        from hdap_tui.store.facts import history
+
+        return history(self._store, device, limit=MOMENTS_LIMIT)
+
+    def keep_columns(self, names: Sequence[str]) -> None:
+        """Remember them in the store."""
+        from hdap_tui.store.columns import keep_columns
+
+        keep_columns(self._store, names)
 
     def alert_events(self, alert: int) -> Sequence[AlertEvent]:
         """Read an alert's history from the store."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hdap_tui.store import alerts, clusters, deployments, devices, models
 from hdap_tui.store.activity import activity
+from hdap_tui.store.columns import columns
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.store.values import now
@@ -30,4 +31,5 @@ def snapshot(store: Store, fleet: str) -> FleetSnapshot:
             models=models.rows(store),
             deployments=deployments.rows(store),
             activity=activity(store),
+            columns=columns(store),
         )

@@ -10,7 +10,7 @@ from textual.containers import Container, Vertical
 from textual.widget import Widget
 from textual.widgets import Static
 
-from hdap_tui.dashboard.facts import device_facts
+from hdap_tui.dashboard.facts import device_facts, known_facts
 from hdap_tui.dashboard.formats import clock_time, interval_ms, ms
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.history import history_plot
@@ -18,6 +18,7 @@ from hdap_tui.dashboard.messages import HistoryRead
 from hdap_tui.dashboard.screens.base import NARROW, HdapScreen, Hint, hint
 from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.store.facts import Moment
 from hdap_tui.store.records import DeviceRow, FleetSnapshot, Point
 from hdap_tui.text import clean
 
@@ -39,6 +40,7 @@ class DeviceScreen(HdapScreen):
         super().__init__()
         self.device = device
         self._points: Sequence[Point] = ()
+        self._moments: Sequence[Moment] = ()
 
     def body(self) -> Iterable[Widget]:
         """Return facts, chart and table."""
@@ -64,21 +66,31 @@ class DeviceScreen(HdapScreen):
         if row is None:
             self._facts.update(Text(f"No device is called {clean(self.device, 60)}: press 1."))
             return
-        self._facts.update(device_facts(row, snapshot, self.dash.now(), self.palette, self._room))
+        self._tell(snapshot, row)
         self._read()
+
+    def _tell(self, snapshot: FleetSnapshot, row: DeviceRow | None) -> None:
+        if row is not None:
+            now, room = self.dash.now(), self._room
+            text = device_facts(row, snapshot, now, self.palette, room)
+            is_wide = self.size.width >= NARROW
+            known = known_facts(row, self._moments, now, self.palette, room, brief=not is_wide)
+            self._facts.update(Text("\n").join([text, known]) if known else text)
 
     @work(thread=True, exclusive=True, group="history", exit_on_error=False)
     def _read(self) -> None:
-        points = self.dash.source.history(self.device)
-        self.post_message(HistoryRead(self.device, points))
+        source = self.dash.source
+        points, moments = source.history(self.device), source.moments(self.device)
+        self.post_message(HistoryRead(self.device, points, moments))
 
     @on(HistoryRead)
     def _show_history(self, message: HistoryRead) -> None:
-        self._points = message.points
+        self._points, self._moments = message.points, message.moments
         snapshot = self.dash.snapshot
         self._table.show(list(reversed(self._points)))
         if snapshot is not None:
             row = self._row(snapshot)
+            self._tell(snapshot, row)
             baseline = row.baseline_ms if row else None
             plot = history_plot(self._points, snapshot, baseline, self.dash.now())
             self._chart.show(plot)

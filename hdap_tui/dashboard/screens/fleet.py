@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from textual import on
+from textual import on, work
+from textual.binding import Binding, BindingType
 
 from hdap_tui.dashboard.filters import Selector
 from hdap_tui.dashboard.formats import (
@@ -21,11 +23,14 @@ from hdap_tui.dashboard.formats import (
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.screens.base import Hint, TableView, hint
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.fact_names import BY_NAME, NAMES, Fact, shown
 from hdap_tui.store.records import DeviceRow, FleetSnapshot
 from hdap_tui.text import clean
 
 _STATE_ORDER = {"failed": 0, "off": 1, "unknown": 2, "busy": 3, "ok": 4}
 _ALERT_ORDER = {"firing": 0, "acknowledged": 1, "resolved": 2}
+_WIDE = {"pythons", "boot_id", "runner"}
+"""Facts that say nothing as a column."""
 TREND = 12
 """Latencies in a sparkline."""
 
@@ -40,6 +45,7 @@ class FleetScreen(TableView):
         Hint("space", "mark", "screen.mark"),
         Hint("/", "filter", "screen.filter"),
         Hint(">", "sort", "screen.sort"),
+        Hint("t", "columns", "screen.columns"),
         hint("sweep", "sweep"),
         hint("bench", "bench"),
         hint("devices check", "check"),
@@ -47,6 +53,14 @@ class FleetScreen(TableView):
         hint("compress", "recompress"),
         hint("rollback", "roll back"),
     )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "columns", "show the next fact as a column", show=False)
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chosen: tuple[str, ...] | None = None
 
     def table(self) -> Table[DeviceRow]:
         """Return the table of devices."""
@@ -61,8 +75,34 @@ class FleetScreen(TableView):
         )
 
     def apply(self, snapshot: FleetSnapshot) -> None:
-        """Show the devices."""
+        """Show the devices, at first with the columns that were chosen another time."""
+        if self._chosen is None:
+            self._chosen = snapshot.columns
+            if self._chosen:
+                self.main.set_columns(fleet_columns(self.dash.now, self._chosen))
         self.main.show(snapshot.devices)
+
+    def action_columns(self) -> None:
+        """Show the next fact as a column; after the last one none."""
+        rows = self.dash.snapshot.devices if self.dash.snapshot is not None else ()
+        there = {name for row in rows for name in row.facts}
+        names = [name.name for name in NAMES if name.name in there and name.name not in _WIDE]
+        if not names:
+            self.dash.say("Nothing is known of the devices yet: press c to look at them.")
+            return
+        now = self._chosen[0] if self._chosen else ""
+        following = names.index(now) + 1 if now in names else 0
+        self.choose_columns(tuple(names[following : following + 1]))
+
+    def choose_columns(self, names: tuple[str, ...]) -> None:
+        """Show these facts as columns, and remember them."""
+        self._chosen = names
+        self.main.set_columns(fleet_columns(self.dash.now, names))
+        self._keep(names)
+
+    @work(thread=True, exclusive=True, group="columns", exit_on_error=False)
+    def _keep(self, names: tuple[str, ...]) -> None:
+        self.dash.source.keep_columns(names)
 
     def selection(self) -> Selection:
         """Return the marked devices and the one under the cursor."""
@@ -97,8 +137,8 @@ def searched(row: DeviceRow) -> str:
     return " ".join(parts)
 
 
-def fleet_columns(now: Clock) -> Sequence[Column[DeviceRow]]:
-    """Return the columns of the fleet table."""
+def fleet_columns(now: Clock, facts: Sequence[str] = ()) -> Sequence[Column[DeviceRow]]:
+    """Return the columns of the fleet table, some facts among them."""
     return (
         Column(
             "state", "", lambda r: Cell(STATE_LETTERS[r.state], r.state), 1, below=100,
@@ -119,8 +159,9 @@ def fleet_columns(now: Clock) -> Sequence[Column[DeviceRow]]:
         ),
         Column(
             "model", "model", lambda r: Cell(clean(r.model, 80)), 12, most=32,
-            text=lambda r: r.model, sort=lambda r: r.model or None,
+            text=lambda r: r.model, sort=lambda r: r.model or None, above=96 if facts else 0,
         ),
+        *map(fact_column, facts),
         Column(
             "latency", "ms", lambda r: Cell(ms(r.latency_ms)), 7, align="right",
             sort=lambda r: r.latency_ms,
@@ -136,6 +177,22 @@ def fleet_columns(now: Clock) -> Sequence[Column[DeviceRow]]:
         Column("alert", "al", _alert, 2, below=120, sort=_alert_order),
         Column("alert", "alert", _alert_word, 8, above=120, sort=_alert_order),
         Column("now", "now", lambda r: _now(r, now), 8, most=60, sort=lambda r: r.measured_at),
+    )  # fmt: skip
+
+
+def fact_column(name: str) -> Column[DeviceRow]:
+    """Return the column of a fact."""
+
+    def words(row: DeviceRow) -> str:
+        return clean(shown(name, row.facts.get(name)), 80)
+
+    def order(row: DeviceRow) -> Fact | None:
+        value = row.facts.get(name)
+        return value.lower() if isinstance(value, str) else value
+
+    return Column(
+        f"fact-{name}", BY_NAME[name].title, lambda r: Cell(words(r), "muted"), 8, most=28,
+        text=words, sort=order,
     )  # fmt: skip
 
 

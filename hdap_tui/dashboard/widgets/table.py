@@ -150,6 +150,13 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         else:
             self.problem = None
 
+    def set_columns(self, columns: Sequence[Column[Row]]) -> None:
+        """Show these columns from now on."""
+        self.columns = tuple(columns)
+        self._longest = longest(self.columns, self._all or ())
+        self._place()
+        self._arrange(header=True)
+
     @property
     def current(self) -> Row | None:
         """The row under the cursor."""

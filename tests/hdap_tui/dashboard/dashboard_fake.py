@@ -20,6 +20,7 @@ from hdap_tui.commands import Command
 from hdap_tui.config import Device
 from hdap_tui.context import Outcome, Table
 from hdap_tui.errors import RefusedError, UserError
+from hdap_tui.store.facts import Moment
 from hdap_tui.store.records import (
     AlertEvent,
     AlertRow,
@@ -301,6 +302,8 @@ class FakeSource:
         self.log_file: Path | None = None
         self.events = events
         self.ran: list[tuple[str, dict[str, Any]]] = []
+        self.changes: dict[str, tuple[Moment, ...]] = {}
+        self.columns: tuple[str, ...] | None = None
         self.asked: list[tuple[str, tuple[str, ...], bool]] = []
         self.runs: dict[str, Run] = {}
         self.failing: Exception | None = None
@@ -331,6 +334,12 @@ class FakeSource:
     def history(self, device: str) -> Sequence[Point]:
         row = next((r for r in self.fleet.devices if r.name == device), None)
         return points(row) if row else ()
+
+    def moments(self, device: str) -> Sequence[Moment]:
+        return self.changes.get(device, ())
+
+    def keep_columns(self, names: Sequence[str]) -> None:
+        self.columns = tuple(names)
 
     def deployment(self, number: int) -> Sequence[DeploymentDevice]:
         return tuple(
