@@ -214,10 +214,11 @@ def check(python: str, runner: str) -> None:
     Raises:
         Refused: it does not work.
     """
-    model = f"check-{os.getpid()}.onnx"
+    model = os.path.join(os.path.dirname(runner), "check.onnx")
+    with open(f"{model}.{os.getpid()}", "wb") as file:
+        file.write(MODEL)
+    os.replace(file.name, model)
     try:
-        with open(model, "wb") as file:
-            file.write(MODEL)
         clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
         done = subprocess.run(
             [python, runner, "--check", model],
@@ -228,9 +229,6 @@ def check(python: str, runner: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Refused(f"ONNX Runtime did not load and run a model within {CHECK_S} s") from None
-    finally:
-        if os.path.exists(model):
-            os.unlink(model)
     if done.returncode < 0:
         name = {int(one): one.name for one in signal.Signals}.get(-done.returncode, "")
         raise Refused(

@@ -1,0 +1,141 @@
+"""What a device is asked, and what is believed of its answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hdap_tui.provision import building, survey
+from hdap_tui.provision.survey import Survey, parse
+
+SHELLS = ("dash", "bash", "busybox", "mksh", "zsh")
+PI = """machine aarch64
+free 1000000
+py path /usr/bin/python3.9
+py version 3.9.2
+py abi cp39
+py bits 64
+py libc glibc 2.31
+py unpacks 1
+py end .
+py path /usr/bin/python3.11
+py version 3.11.2
+py abi cp311
+py bits 64
+py libc glibc 2.31
+py unpacks 1
+py end .
+used python 3.11.2
+link environment.0123456789abcdef
+wheel wheels/aa/x-1-py3-none-any.whl"""
+
+
+@pytest.fixture(params=SHELLS)
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[str], Path]:
+    """A shell and an empty home folder."""
+    if not shutil.which(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    command = [request.param]
+    command += {"busybox": ["sh"], "zsh": ["--emulate", "sh"]}.get(request.param, [])
+    return command, tmp_path
+
+
+def run(shell: tuple[list[str], Path], script: str, *arguments: str) -> list[str]:
+    command, home = shell
+    done = subprocess.run(
+        [*command, "-c", script, "hdap", *arguments],
+        cwd=home,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "HOME": str(home)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode().splitlines()
+
+
+def look(shell: tuple[list[str], Path], python: str = "", wanted: str = "") -> Survey:
+    lines = run(shell, survey._LOOK, python, wanted, survey._DESCRIBE, survey._VERSION_OF)
+    found = parse(lines)
+    assert found is not None, lines
+    return found
+
+
+def test_the_scripts_run_in_any_posix_shell(home: tuple[list[str], Path]) -> None:
+    root = home[1] / ".hdap"
+    named = home[1] / "own pythons" / "python3"
+    named.parent.mkdir()
+    named.symlink_to(os.path.realpath(sys._base_executable))  # type: ignore[attr-defined]
+    found = look(home, sys.executable, "~/own pythons/python3")
+    assert [one.version for one in found.interpreters] == [sys.version_info[:3]]
+    assert found.interpreters[0].path == os.path.realpath(named)
+    assert found.interpreters[0].libc.startswith(("glibc 2.", "musl"))
+    assert set(found.used) == {"python", "onnxruntime", "numpy"}
+    assert (found.environment, found.wheels, found.running, found.read_only) == ("", set(), (), "")
+    assert run(home, building._UNDO) == ["nothing"]
+
+    (root / "environment.0123456789abcdef").mkdir(parents=True)
+    (root / "environment").symlink_to("environment.0123456789abcdef")
+    (root / "wheels" / "aa").mkdir(parents=True)
+    (root / "wheels" / "aa" / "x-1-py3-none-any.whl").write_bytes(b"x" * 5000)
+    job = root / "jobs" / "job-1"
+    job.mkdir(parents=True)
+    with subprocess.Popen(["sh", "-c", "sleep 60; :", str(job)]) as process:
+        (job / "pid").write_text(f"{process.pid}\n")
+        again = look(home, wanted="/nowhere/python3")
+        assert again.environment == "0123456789abcdef"
+        assert again.wheels == {"wheels/aa/x-1-py3-none-any.whl"}
+        assert (again.running, again.interpreters) == (("job-1",), ())
+        assert run(home, building._UNDO) == ["running"]
+        process.kill()
+    word, freed = run(home, building._UNDO)[0].split()
+    assert word == "removed"
+    assert int(freed) > 0
+    assert sorted(path.name for path in root.iterdir()) == ["jobs"]
+
+
+def test_interpreters_come_newest_first() -> None:
+    found = parse(PI.splitlines())
+    assert found is not None
+    assert [one.short for one in found.interpreters] == ["3.11", "3.9"]
+    assert (found.free, found.environment) == (1024 * 10**6, "0123456789abcdef")
+
+
+def test_a_free_threaded_python_comes_after_the_others() -> None:
+    more = "py path /opt/p\npy version 3.14.0\npy abi cp314t\npy libc glibc 2.31\npy end ."
+    found = parse(f"{PI}\n{more}".splitlines())
+    assert found is not None
+    assert [one.abi for one in found.interpreters] == ["cp311", "cp39", "cp314t"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "py path ../../bin/sh\npy version 3.11.2\npy end .",
+        "py path /x\npy version 3.x\npy end .",
+        "py version 3.11.2\npy end .",
+        "py " + "x" * 10_000,
+        "py end .\n" * 1000,
+        "\x1b[2J",
+    ],
+)
+def test_a_hostile_answer_is_not_believed(line: str) -> None:
+    found = parse(f"{PI}\n{line}".splitlines())
+    assert found is not None
+    assert [one.path for one in found.interpreters] == ["/usr/bin/python3.11", "/usr/bin/python3.9"]
+
+
+def test_an_odd_link_is_none_of_ours() -> None:
+    other = PI.replace("environment.0123456789abcdef", "/etc")
+    found = parse(other.splitlines())
+    assert found is not None
+    assert found.environment == "?"
+
+
+@pytest.mark.parametrize("text", ["", "machine x", "machine x\nfree lots", "free 1"])
+def test_an_answer_without_the_most_basic_is_none(text: str) -> None:
+    assert parse(text.splitlines()) is None
