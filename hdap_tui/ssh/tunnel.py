@@ -44,12 +44,14 @@ class Tunnel:
 
     def shutdown(self, how: int) -> None:
         """End both directions, and wake up whoever reads."""
-        self._channel.shutdown(how)
-        self._channel.close()
+        with contextlib.suppress(OSError, EOFError):
+            self._channel.shutdown(how)
+        self.close()
 
     def close(self) -> None:
-        """Close it."""
-        self._channel.close()
+        """Close it; whoever is at its other end may have gone before."""
+        with contextlib.suppress(OSError, EOFError):
+            self._channel.close()
 
     @property
     def _closed(self) -> bool:
