@@ -122,12 +122,12 @@ def dirty(conditions: Mapping[str, Any], contended: float, emulated: bool) -> li
         said.append("the supply's voltage was too low")
     share = meanwhile.get("others_share")
     if not emulated and _is_number(share) and share >= BUSY:
-        said.append(f"somebody else used {share:.0%} of the CPU")
+        said.append(f"somebody else used {100 * share:.0f} % of the CPU")
     clocks = _numbers(meanwhile.get("clock_khz"), 3)
     if clocks and clocks[0] < CLOCK * clocks[1]:
         said.append(f"the clock varied from {clocks[0] / 1e6:.2f} to {clocks[2] / 1e6:.2f} GHz")
     if not emulated and contended >= CONTENDED:
-        said.append(f"{contended:.0%} of the runs were interrupted")
+        said.append(f"{100 * contended:.0f} % of the runs were interrupted")
     waited = _mapping(conditions.get("waited"))
     if waited.get("in_vain"):
         said.append(f"{waited['in_vain']} after {_positive(waited.get('s')) or 0:.0f} s of waiting")

@@ -1250,8 +1250,8 @@ class Run:
             return "cooling", hot, text
         share = busy.share() if busy and request["idle_below"] else None
         if share is not None and share >= request["idle_below"]:
-            text = f"others still use {share:.0%} of the CPU, not less than"
-            return "busy", share, f"{text} {request['idle_below']:.0%}"
+            text = f"others still use {100 * share:.0f} % of the CPU, not less than"
+            return "busy", share, f"{text} {100 * request['idle_below']:.0f} %"
         return None
 
     # -- blocks

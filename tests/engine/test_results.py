@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import results
-from engine.results import parse
+from engine.latency import Configuration
+from engine.results import Case, parse
 
 A, B = "a" * 64, "b" * 64
 
@@ -55,6 +56,10 @@ DONE: dict[str, Any] = {
     "stopped": "interval",
 }
 GOOD = [HELLO, TIMED, *BLOCKS, DONE]
+ENERGY: dict[str, Any] = {
+    "event": "energy", "model": A, "source": "ina3221", "rail": "VDD_IN", "rate_hz": 20.0,
+    "idle_w": 3.0, "load_w": 8.0, "load_s": 6.0, "n": 600, "total_mj": 80.0, "dynamic_mj": 50.0,
+}  # fmt: skip
 
 
 def encode(lines: list[Any]) -> list[bytes]:
@@ -203,6 +208,106 @@ def test_a_line_without_sense_is_counted_and_harms_nothing_else(line: bytes) -> 
     assert "1 bad line" in only.detail
 
 
+def test_a_line_with_two_values_for_one_key_has_none() -> None:
+    line = encode([BLOCKS[0]])[0].replace(b'"median_ms": 1.0', b'"median_ms": 1.0, "n": 3')
+    parsed = parse([*encode([HELLO]), line], "d", [A])
+    assert (parsed.blocks, parsed.garbage) == (0, 1)
+
+
+FOUR = Case(model=A, configuration=Configuration(batch=4, threads=2), only=False)
+ONE = Case(model=A, configuration=Configuration(), only=False)
+
+
+def test_every_configuration_of_a_model_has_its_own_record() -> None:
+    models = {
+        ONE.key: entry(1.0, batch=1, images=1),
+        FOUR.key: entry(3.0, batch=4, images=4, threads=2),
+    }
+    block = {"event": "block", "block": 0, "models": models, "order": []}
+    found = parse(encode([HELLO, block]), "d", [ONE, FOUR]).latencies
+    assert (found[ONE.key].median_ms, found[ONE.key].per_image_ms) == (1.0, 1.0)
+    assert (found[FOUR.key].median_ms, found[FOUR.key].per_image_ms) == (3.0, 0.75)
+    assert found[FOUR.key].model == A
+    assert found[FOUR.key].configuration == FOUR.configuration
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"batch": 8, "images": 8, "threads": 2}, "another batch"),
+        ({"batch": 4, "images": 1, "threads": 2}, "another batch"),
+        ({"batch": 4, "images": 4, "threads": 1}, "threads"),
+        ({"batch": 4, "images": 4, "threads": 2, "providers": ["CUDAExecutionProvider"]}, "CPU"),
+        ({"batch": 4, "images": 10**9, "threads": 2}, "images"),
+    ],
+)
+def test_other_numbers_than_asked_are_garbage(changes: dict[str, Any], wrong: str) -> None:
+    block = {"event": "block", "block": 0, "models": {FOUR.key: entry(3.0, **changes)}}
+    one = parse(encode([HELLO, block]), "d", [FOUR]).latencies[FOUR.key]
+    assert one.error == "garbage"
+    assert wrong in one.detail
+
+
+def test_what_was_seen_during_the_run_is_judged() -> None:
+    lines = copy.deepcopy(GOOD)
+    for number, share in enumerate((0.2, 0.4, 0.3), start=2):
+        lines[number]["during"] = {"span_s": 1.0, "looks": 2, "others_share": share}
+    lines[0]["conditions"]["throttle_count"] = 3
+    lines[-1]["conditions"]["throttle_count"] = 9
+    one = parse(encode(lines), "d", [A]).latencies[A]
+    assert one.conditions["throttled"] is True
+    assert one.conditions["during"]["others_share"] == pytest.approx(0.3)
+    assert one.remarks == ("throttled during the run", "somebody else used 30 % of the CPU")
+    assert parse(encode(GOOD), "d", [A]).latencies[A].remarks == ()
+
+
+def test_a_drifting_run_tells_its_first_and_its_last_value() -> None:
+    blocks = [
+        {"event": "block", "block": k, "models": {A: entry(2.0 * 1.05**k)}, "conditions": {}}
+        for k in range(6)
+    ]
+    one = parse(encode([HELLO, *blocks, DONE]), "d", [A]).latencies[A]
+    assert (one.conditions["cold_ms"], one.conditions["sustained_ms"]) == (2.0, 2.55256)
+    assert one.remarks[0].startswith("it became slower meanwhile")
+
+
+def test_energy_is_the_whole_of_an_inference_and_keeps_what_it_takes_above_idle() -> None:
+    one = parse(encode([*GOOD, ENERGY]), "d", [A]).latencies[A]
+    assert one.energy_mj == 80.0
+    assert one.conditions["energy"]["dynamic_mj"] == 50.0
+    assert one.conditions["energy"]["rail"] == "VDD_IN"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"total_mj": -1.0}, {"total_mj": 1e300}, {"dynamic_mj": 81.0}, {"total_mj": "80"},
+     {"total_mj": None, "dynamic_mj": None}],
+)  # fmt: skip
+def test_energy_that_makes_no_sense_is_none(changes: dict[str, Any]) -> None:
+    parsed = parse(encode([*GOOD, ENERGY | changes]), "d", [A])
+    assert parsed.garbage == 1
+    assert parsed.latencies[A].energy_mj is None
+    why = {"event": "energy", "model": A, "why": "too short"}
+    one = parse(encode([*GOOD, why]), "d", [A]).latencies[A]
+    assert one.energy_mj is None
+    assert one.conditions["energy"] == {"why": "too short"}
+
+
+def test_what_a_runner_does_in_place_of_timing_is_told_until_it_times() -> None:
+    phase = {"event": "phase", "phase": "cooling", "value": 71.5, "expected_s": 2.0}
+    waiting = parse(encode([HELLO, phase]), "d", [A])
+    assert (waiting.phase, waiting.phase_value, waiting.phase_s) == ("cooling", 71.5, 2.0)
+    waited = {"event": "waited", "s": 12.0}
+    timing = parse(encode([HELLO, phase, waited, TIMED, BLOCKS[0]]), "d", [A])
+    assert timing.phase == ""
+    assert timing.latencies[A].conditions["waited"] == {"s": 12.0}
+    for nonsense in ({"phase": "sleeping"}, {"value": 1e9}, {"expected_s": -1}, {"phase": []}):
+        assert parse(encode([HELLO, phase | nonsense]), "d", [A]).phase == ""
+    skipped = {"event": "failed", "model": None, "error": "skipped", "detail": "still 75 °C"}
+    one = parse(encode([HELLO, phase, waited, skipped]), "d", [A]).latencies[A]
+    assert (one.error, one.detail) == ("skipped", "still 75 °C")
+
+
 def test_a_line_above_a_megabyte_is_not_even_read() -> None:
     huge = json.dumps(BLOCKS[0] | {"padding": "x" * results.LINE_BYTES}).encode() + b"\n"
     parsed = parse([*encode([HELLO]), huge], "d", [A])
@@ -273,7 +378,7 @@ def test_no_bytes_raise(lines: list[bytes]) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_lines_that_look_right_raise(data: st.DataObject) -> None:
-    lines: list[Any] = copy.deepcopy(GOOD)
+    lines: list[Any] = copy.deepcopy([*GOOD, ENERGY])
     for _ in range(data.draw(st.integers(1, 4))):
         target = lines[data.draw(st.integers(0, len(lines) - 1))]
         while True:  # go down to some object in the line, then change a key of it
