@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 FILE_NAME = "fleet.toml"
 
-__all__ = ["FILE_NAME", "Device", "Model", "Settings", "describe", "find", "load", "schema"]
+__all__ = [
+    "FILE_NAME",
+    "Device",
+    "Model",
+    "Settings",
+    "describe",
+    "find",
+    "load",
+    "load_text",
+    "schema",
+]
 
 
 def load(path: Path) -> Settings:
@@ -29,6 +39,16 @@ def load(path: Path) -> Settings:
             line and key, and what is allowed there.
     """
     source = Source.read(Path(path).absolute())
+    return settle(build(schema.File, source.parse(), source), source)
+
+
+def load_text(path: Path, text: str) -> Settings:
+    """Return the settings that a text would mean if it stood in this file.
+
+    Raises:
+        SettingsError: something in it is wrong, as in `load`.
+    """
+    source = Source(Path(path).absolute(), text)
     return settle(build(schema.File, source.parse(), source), source)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import fields
+from msgspec.structs import FieldInfo, fields
 
 from hdap_tui.config.locate import KeyPath
 from hdap_tui.config.source import Source, did_you_mean, dotted
@@ -85,7 +86,7 @@ class _Builder:
     def struct(self, kind: type[S], table: Any, path: KeyPath) -> S:
         if not isinstance(table, dict):
             raise self._source.error(path, f"is {_shown(table)}; it must be a table.")
-        known = {field.name: field for field in fields(kind)}
+        known = _fields(kind)
         for key in table:
             if key not in known:
                 raise self._unknown(key, (*path, key), list(known))
@@ -145,6 +146,12 @@ class _Builder:
             if homes:
                 hint = f"it belongs in {' or '.join(homes)}."
         return self._source.error(path, f"is not {what} here; {hint}")
+
+
+@lru_cache(maxsize=64)
+def _fields(kind: type[Struct]) -> dict[str, FieldInfo]:
+    """Return a section's fields by name; to work them out anew for every device is slow."""
+    return {field.name: field for field in fields(kind)}
 
 
 def _sections(root: type[Struct]) -> Iterator[tuple[str, set[str]]]:

@@ -37,6 +37,15 @@ class Line:
     """The blocks around it, by number; all of them must match."""
 
 
+@dataclass(frozen=True)
+class Alias:
+    """A name that a `Host` block is for, where it is no pattern."""
+
+    name: str
+    path: Path
+    line: int
+
+
 @dataclass
 class Lines:
     """All settings of some files, and those that they include."""
@@ -44,6 +53,8 @@ class Lines:
     lines: list[Line] = field(default_factory=list)
     hosts: list[tuple[str, ...]] = field(default_factory=list)
     """The patterns of each `Host` block, by its number."""
+    aliases: list[Alias] = field(default_factory=list)
+    """The names among them, as written."""
     stamps: dict[Path, object] = field(default_factory=dict)
     """What the files looked like when they were read."""
     matches: bool = False
@@ -84,9 +95,11 @@ def _read(found: Lines, path: Path, base: Path, around: tuple[int, ...], depth: 
     except OSError:
         return
     blocks = around
-    for key, values in _settings(text):
+    for number, key, values in _settings(text):
         if key == "host":
             found.hosts.append(tuple(value.lower() for value in values))
+            names = (value for value in values if not set("*?!") & set(value))
+            found.aliases += [Alias(name, path, number) for name in names]
             blocks = (*around, len(found.hosts) - 1)
         elif key == "match":
             found.matches = True
@@ -101,8 +114,8 @@ def _read(found: Lines, path: Path, base: Path, around: tuple[int, ...], depth: 
             found.lines.append(Line(key, values, blocks))
 
 
-def _settings(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for line in text.splitlines():
+def _settings(text: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -114,7 +127,7 @@ def _settings(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
             values = shlex.split(rest, comments=True)
         except ValueError:  # a quote that nobody closed: ssh says so when it is asked
             values = rest.split()
-        yield key.lower(), tuple(values)
+        yield number, key.lower(), tuple(values)
 
 
 def _hit(host: str, patterns: tuple[str, ...]) -> bool:
