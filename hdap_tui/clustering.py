@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.fleet.clusters import cluster, explain
+from hdap_tui.cohorts import with_facts
 from hdap_tui.config import Settings
 from hdap_tui.errors import UserError
-from hdap_tui.store import clusters, measurements
+from hdap_tui.store import clusters, facts, measurements
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import ClusterMap, ModelRow
 
@@ -56,5 +57,6 @@ def cluster_fleet(
         min_samples=own.min_samples or None,
     )
     titles = [model.name for model in used]
-    notes = explain(table, found.labels, titles)
+    labels = [int(label) for label in found.labels]
+    notes = with_facts(explain(table, found.labels, titles), names, labels, facts.latest(store))
     return clusters.save(store, found, names, titles, table, notes)

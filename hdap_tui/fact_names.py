@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -108,7 +107,7 @@ def _checked(name: Name, value: Any) -> Fact | None:
             return _list(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not math.isfinite(value) or abs(value) > _MOST:
+    if not -_MOST <= value <= _MOST:  # no number at all is not between them either
         return None
     return round(value) if name.kind == "whole" else value
 

@@ -145,12 +145,17 @@ def _keep(store: Store, device: str, before: Facts, facts: Facts) -> tuple[Chang
     )
     if not changes:
         return ()
-    at = to_micros(now())
-    while not store.connection.execute(
-        "INSERT INTO device_facts VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        (number, from_micros(at), json.dumps(steady(facts), sort_keys=True)),
-    ).rowcount:
-        at += 1000
+    last = store.row("SELECT max(at) AS at FROM device_facts WHERE device_id = ?", (number,))
+    # Later than the last line, whatever this machine's clock says.
+    earliest = to_micros(last["at"]) + 1000 if last and last["at"] else 0
+    store.connection.execute(
+        "INSERT INTO device_facts VALUES (?, ?, ?)",
+        (
+            number,
+            from_micros(max(to_micros(now()), earliest)),
+            json.dumps(steady(facts), sort_keys=True),
+        ),
+    )
     store.connection.execute(
         """DELETE FROM device_facts WHERE device_id = ?1 AND at < (
             SELECT min(at) FROM (SELECT at FROM device_facts WHERE device_id = ?1
