@@ -228,10 +228,8 @@ def _provider(word: str) -> str:
         return short[stem]
     if word.endswith("ExecutionProvider"):
         return word  # one that a runtime was built with
-    names = [name.removesuffix("ExecutionProvider") for name in PROVIDERS]
-    raise SettingsError(
-        f'--provider: "{word}" is none of ONNX Runtime; {did_you_mean(word, names)}'
-    )
+    hint = did_you_mean(stem, list(short))
+    raise SettingsError(f'--provider: "{word}" is none of ONNX Runtime; {hint}')
 
 
 def _model(context: Context, known: dict[str, ModelRow], word: str) -> ModelRow:

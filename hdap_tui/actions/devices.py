@@ -39,8 +39,9 @@ def show(context: Context, device: str, limit: int = 50) -> Outcome:
     table.sync(context.store, context.settings.devices)
     rows = snapshot(context.store, context.settings.name).devices
     row = next(r for r in rows if r.name == device)
-    points = measurements.history(context.store, device, limit=limit)
+    points = measurements.history(context.store, device, limit=limit, every=True)
     latest = measurements.details(context.store, device)
+    off = latest[0]["remarks"] if latest else ()
     moments = facts.history(context.store, device)
     return Outcome(
         data={
@@ -55,27 +56,38 @@ def show(context: Context, device: str, limit: int = 50) -> Outcome:
                     "low_ms": p.low_ms,
                     "high_ms": p.high_ms,
                     "contended": p.contended,
+                    "configuration": p.configuration,
+                    "energy_mj": p.energy_mj,
+                    "remarks": list(p.remarks),
                     "error": p.error,
                 }
                 for p in points
             ],
         },
         table=Table(
-            ("when", "model", "median", "95 % interval", "error"),
+            ("when", "model", "median", "95 % interval", "energy", ""),
             tuple(
                 (
                     p.at[:19],
-                    p.model,
+                    p.model + (f" ({p.configuration})" if p.configuration else ""),
                     _ms(p.median_ms if not p.error else None),
                     "" if p.error else f"{p.low_ms:.3f} to {p.high_ms:.3f} ms",
-                    p.error,
+                    "" if p.energy_mj is None else f"{p.energy_mj:.3g} mJ",
+                    p.error or "; ".join(p.remarks),
                 )
                 for p in points
             ),
             title=device + (" (emulated)" if row.emulated else ""),
         ),
-        text="\n".join(filter(None, (row.detail, *_facts_lines(row, moments)))),
+        text="\n".join(filter(None, (row.detail, *_off(off, latest), *_facts_lines(row, moments)))),
     )
+
+
+def _off(remarks: Sequence[str], latest: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what was off about the latest measurement, as a sentence."""
+    if not remarks:
+        return []
+    return [f"The measurement of {latest[0]['at'][:19]}: " + "; ".join(remarks) + "."]
 
 
 def _usual(rows: Sequence[DeviceRow]) -> Table:
