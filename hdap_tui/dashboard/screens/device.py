@@ -103,6 +103,15 @@ class DeviceScreen(HdapScreen):
         return next((d for d in snapshot.devices if d.name == self.device), None)
 
 
+def note(point: Point) -> Cell:
+    """Return what went wrong, or the energy and what was off."""
+    if point.error:
+        return Cell(clean(point.error, 80), "failed")
+    energy = [] if point.energy_mj is None else [f"{point.energy_mj:.3g} mJ"]
+    said = "; ".join((*energy, *point.remarks))
+    return Cell(clean(said, 200), "warn" if point.remarks else "muted")
+
+
 def _columns() -> Sequence[Column[Point]]:
     return (
         Column("at", "time (UTC)", lambda p: Cell(clock_time(p.at), "muted"), 10, most=12),
@@ -120,5 +129,5 @@ def _columns() -> Sequence[Column[Point]]:
             lambda p: Cell(f"{p.contended:.0%}" if p.contended and not p.error else ""), 9,
             align="right",
         ),
-        Column("error", "", lambda p: Cell(clean(p.error, 80), "failed"), 8, most=60),
+        Column("note", "", note, 8, most=90),
     )  # fmt: skip

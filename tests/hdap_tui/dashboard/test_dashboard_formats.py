@@ -9,8 +9,10 @@ import pytest
 from dashboard_fake import NOW, at, deployments
 
 from hdap_tui.dashboard import formats
+from hdap_tui.dashboard.screens.device import note
 from hdap_tui.dashboard.widgets.columns import Cell, Column, layout, longest
 from hdap_tui.dashboard.widgets.job import latest_run
+from hdap_tui.store.records import Point
 
 
 def test_milliseconds_are_aligned_and_unknown_ones_are_a_dash() -> None:
@@ -93,3 +95,14 @@ def test_columns_never_reach_beyond_the_table(width: int) -> None:
 def test_a_curve_that_was_written_anew_shows_its_latest_run() -> None:
     points = [(1, 9.0), (2, 8.0), (3, 7.0), (2, 7.5), (3, 7.1), (4, 6.0)]
     assert latest_run(points) == [(1, 9.0), (2, 7.5), (3, 7.1), (4, 6.0)]
+
+
+def test_a_measurement_says_its_energy_and_what_was_off_or_what_went_wrong() -> None:
+    fine = Point(
+        at="2026-11-20T10:00:00+00:00", model="m", median_ms=1.0, low_ms=0.9, high_ms=1.1,
+        contended=0.0,
+    )  # fmt: skip
+    assert note(fine).text == ""
+    odd = replace(fine, energy_mj=81.23, remarks=("throttled during the run",))
+    assert (note(odd).text, note(odd).style) == ("81.2 mJ; throttled during the run", "warn")
+    assert note(replace(odd, error="timeout")).text == "timeout"
