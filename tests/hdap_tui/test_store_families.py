@@ -93,6 +93,60 @@ def fire(store: Store, **changes: Any) -> tuple[AlertRow, bool]:
     return alerts.fire(store, **{**values, **changes})
 
 
+# Configurations
+
+
+def test_a_sample_of_another_configuration_is_history_and_nothing_that_watches_sees_it(
+    store: Store,
+) -> None:
+    devices.set_model(store, "a", OLD)
+    measure(store, latency("a", 5.0, second=1))
+    sweep = measurements.begin(store, "sweep")
+    measurements.add(store, sweep, latency("a", 5.2, second=2, block_medians_ms=(5.1, 5.3)))
+    batch = latency("a", 19.0, second=3, batch=4, threads=2, energy_mj=80.0,
+                    conditions={"dirty": ["throttled during the run"]},
+                    block_medians_ms=(10.0, 30.0))  # fmt: skip
+    measurements.add(store, sweep, batch, "batch 4, 2 threads, CPU")
+    measurements.finish(store, sweep)
+
+    (row,) = (row for row in devices.rows(store) if row.name == "a")
+    assert row.latency_ms == 5.2
+    assert row.recent_ms == pytest.approx((5.0, 5.2))
+    newest = measurements.latest(store, "a", OLD)
+    assert newest is not None
+    assert newest.median_ms == 5.2
+    assert measurements.round_values(store, sweep, OLD) == {"a": 5.2}
+    assert measurements.matrix(store, [OLD], sweep)[1][0, 0] == 5.2
+    assert measurements.relative_sigma(store, [OLD], sweep)[0] < 0.1
+    assert [p.median_ms for p in measurements.history(store, "a")] == [5.0, 5.2]
+
+    every = measurements.history(store, "a", every=True)
+    assert [p.configuration for p in every] == ["", "", "batch 4, 2 threads, CPU"]
+    assert (every[-1].energy_mj, every[-1].remarks) == (80.0, ("throttled during the run",))
+    detail = measurements.details(store, "a", every=True)[0]
+    assert (detail["batch"], detail["threads"], detail["provider"]) == (
+        4, 2, "CPUExecutionProvider",
+    )  # fmt: skip
+
+
+def test_measurements_from_before_there_were_configurations_are_standard_ones(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "old.db"
+    old = open_store(path)
+    devices.sync(old, [device("a")])
+    models.add(old, name="old", digest=OLD, path="/old.onnx", kind="model", size=10)
+    measure(old, latency("a", 5.0))
+    with old.write() as connection:  # as an older version left it
+        connection.execute("ALTER TABLE samples DROP COLUMN configuration")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm005_configurations'")
+        connection.execute("PRAGMA user_version = 4")
+    old.close()
+    again = open_store(path)
+    assert [p.configuration for p in measurements.history(again, "a")] == [""]
+    again.close()
+
+
 # Devices
 
 
