@@ -33,6 +33,8 @@ import numpy as np
 from benchmarks.servers import real, row
 from hdap_tui.ssh.target import Target
 
+_MOST_S = 6.0
+"""Seconds that something is let run before the next kill; what goes on is killed further on."""
 SETTINGS = """
 [fleet]
 name = "kills"
@@ -205,7 +207,7 @@ class Kills:
         )  # fmt: skip
         while process.poll() is None and sum(self.kills.values()) < self.wanted:
             try:
-                process.wait(self.random.uniform(0.3, whole_s))
+                process.wait(self.random.uniform(0.3, min(whole_s, _MOST_S)))
             except subprocess.TimeoutExpired:
                 what = self.random.choice(["operator"] * 3 + ["connections", "device"])
                 self._kill(what, process)

@@ -27,11 +27,11 @@ from hdap_tui.store.records import ModelRow
 from hdap_tui.text import clean
 
 SEEDS = (101, 202, 303)
-TOLERANCE = {"float": 0.002, "half": 0.05, "int8": 0.25}
+TOLERANCE = {"float": 0.002, "half": 0.05, "int8": 0.4}
 """How far a value may be off, as a share of the output's root mean square.
 
-Measured (docs/results.md, "Deployment"): several times what processors differ by, a small part of
-what a wrong model is off by (about 1.4).
+Measured (docs/results.md, "Deployment"): more than processors differ by (3e-6 in floats; in int8 up
+to 0.24 where one saturates), less than a wrong tensor does (0.04 and more; in int8 about 1.4).
 """
 _VERSION = 1
 _TIMEOUT_S = 120.0
