@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hdap_tui.errors import UserError
 
+_EACH = 2
+"""Files of one device: its connection, and a lock while it measures."""
 _OTHERS = 200
 """Files that the rest of the program may have open."""
 
@@ -18,7 +20,7 @@ def allow_connections(count: int) -> None:
         import resource
     except ImportError:  # there is no such limit
         return
-    needed = count + _OTHERS
+    needed = _EACH * count + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return

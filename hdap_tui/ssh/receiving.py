@@ -25,13 +25,22 @@ _ANSWER_LIMIT = 1 << 20
 State = Literal["there", "mine", "busy"]
 Outcome = Literal["settled", "damaged", "lost"]
 
+# openssl uses the processor's own instructions, which coreutils and busybox do not.
 # `stat -c` is GNU's and busybox's; where it is missing, a file is hashed each time.
 _TOOLS = """
+sha=
 digest() {
-  if command -v sha256sum >/dev/null 2>&1; then sum=$(sha256sum)
-  elif command -v openssl >/dev/null 2>&1; then sum=$(openssl dgst -sha256 -r)
-  elif command -v shasum >/dev/null 2>&1; then sum=$(shasum -a 256)
-  else echo "no program here computes SHA-256" >&2; exit 1; fi
+  case $sha in "")
+    case $(openssl dgst -sha256 -r </dev/null 2>/dev/null) in e3b0c442*) sha=openssl ;; *)
+      for sha in sha256sum shasum none; do command -v $sha >/dev/null 2>&1 && break; done
+    esac
+  esac
+  case $sha in
+    openssl) sum=$(openssl dgst -sha256 -r) ;;
+    sha256sum) sum=$(sha256sum) ;;
+    shasum) sum=$(shasum -a 256) ;;
+    *) echo "no program here computes SHA-256" >&2; exit 1 ;;
+  esac
   echo "${sum%% *}"
 }
 boot=
@@ -67,6 +76,7 @@ own() {{
   echo "$mine $PPID" | cat >"$1" || {{ rm -f "$1"; exit 1; }}
 }}
 claim() {{
+  digest </dev/null >/dev/null  # a device that cannot do that ends here, with a sentence
   part=parts/$1 owner=parts/$1.owner who= pid=
   if ! own "$owner"; then
     {{ read -r who pid <"$owner"; }} 2>/dev/null

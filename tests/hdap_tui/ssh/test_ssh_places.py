@@ -56,12 +56,12 @@ def test_the_limit_of_open_files_is_raised_or_told() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     script = (
         "import resource as r; from hdap_tui.ssh.limits import allow_connections as a;"
-        "r.setrlimit(r.RLIMIT_NOFILE, (256, 1500)); a(1000); print(*r.getrlimit(r.RLIMIT_NOFILE));"
+        "r.setrlimit(r.RLIMIT_NOFILE, (256, 1500)); a(600); print(*r.getrlimit(r.RLIMIT_NOFILE));"
         "a(2000)"
     )
     if hard != resource.RLIM_INFINITY and hard < 1500:
         pytest.skip("this system allows too few open files")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.split() == ["1200", "1500"]
-    assert "2000 devices at once need 2200 open files, and this system allows" in done.stderr
+    assert done.stdout.split() == ["1400", "1500"]
+    assert "2000 devices at once need 4200 open files, and this system allows" in done.stderr
     allow_connections(1)
