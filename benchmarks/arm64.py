@@ -44,7 +44,7 @@ _MAGIC = (
     r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 )
 _START = (
-    "mount -t proc proc /proc && mkdir -p /run/sshd /dev/shm && "
+    "mount -t proc proc /proc && mount -t sysfs -o ro sysfs /sys && mkdir -p /run/sshd && "
     "exec /usr/sbin/sshd -D -e -f /etc/ssh/hdap_config"
 )
 

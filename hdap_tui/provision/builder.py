@@ -229,15 +229,16 @@ def check(python: str, runner: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Refused(f"ONNX Runtime did not load and run a model within {CHECK_S} s") from None
+    lines = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
+    said = lines[-1][:250] if lines else ""
     if done.returncode < 0:
         name = {int(one): one.name for one in signal.Signals}.get(-done.returncode, "")
         raise Refused(
             f"ONNX Runtime crashed while it ran a model ({name}): this version does not work on"
-            " this processor; an older one may, with --onnxruntime"
+            " this system; another may, with --onnxruntime" + (f". It said: {said}" if said else "")
         )
     if b'"ok": true' not in done.stdout:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
-        raise Refused("ONNX Runtime does not work: " + (said[-1][:300] if said else "no answer"))
+        raise Refused("ONNX Runtime does not work: " + (said or "no answer"))
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -185,9 +185,10 @@ def _choose(found: Survey, shelf: Shelf) -> tuple[Interpreter, Set]:
     """Return the newest interpreter that wheels exist for.
 
     Raises:
-        LackingError, WheelError: what is wrong with the newest, where none will do.
+        LackingError: what is wrong with the newest, where none will do.
+        WheelError: a wheel that would do is damaged.
     """
-    first: LackingError | WheelError | None = None
+    first: LackingError | None = None
     for interpreter in found.interpreters:
         reason = unfit(interpreter)
         if not reason and shelf.folder is None:
@@ -196,7 +197,7 @@ def _choose(found: Survey, shelf: Shelf) -> tuple[Interpreter, Set]:
             if reason:
                 raise LackingError(reason)
             return interpreter, shelf.wheels_for(interpreter)
-        except (LackingError, WheelError) as error:
+        except LackingError as error:
             first = first or error
     assert first is not None
     raise first
