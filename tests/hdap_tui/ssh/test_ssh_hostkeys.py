@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hdap_tui.ssh import hostkeys
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts, host_name
 
@@ -196,3 +197,37 @@ def test_openssh_agrees_on_fingerprint_names_and_hashing(tmp_path: Path) -> None
     keygen("-H", "-f", str(hosts.fleet))
     assert "edge" not in hosts.fleet.read_text()
     assert hosts.lookup("edge", 22) == hosts.lookup("edge", 2222) == {real}
+
+
+def test_a_hashed_host_is_checked_with_one_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = known(tmp_path, *(line(hashed(f"edge-{n}"), key(n)) for n in range(300)))
+    hashes: list[str] = []
+    real = hostkeys._stands_for
+
+    def counted(names: str, name: str) -> bool:
+        hashes.append(name)
+        return real(names, name)
+
+    monkeypatch.setattr(hostkeys, "_stands_for", counted)
+    hosts.check("edge-299", 22, key(299), "edge-299")
+    assert len(hashes) == 1
+    assert kind_of(hosts, key(5), "edge-299") is ErrorKind.HOST_KEY_CHANGED
+
+
+def test_a_key_that_stands_there_without_its_port_counts_as_ssh_has_it(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text(line("edge", key(1)) + "\n")
+    hosts = known(tmp_path, others=(other,))
+    hosts.check("edge", 2222, key(1), "edge")
+    assert kind_of(hosts, key(2), port=2222) is ErrorKind.HOST_KEY_UNKNOWN
+
+
+def test_many_keys_are_taken_at_once_or_none(tmp_path: Path) -> None:
+    hosts = known(tmp_path, line("edge-0,edge-1", key(9)), line("*", key(3), "@revoked"))
+    hosts.trust_all([((f"edge-{n}", 22), key(n)) for n in range(3)])
+    assert [hosts.lookup(f"edge-{n}", 22) for n in range(3)] == [{key(n)} for n in range(3)]
+    with pytest.raises(DeviceError, match="revoked"):
+        hosts.trust_all([(("edge-0", 22), key(7)), (("edge-1", 22), key(3))])
+    assert hosts.lookup("edge-0", 22) == {key(0)}
