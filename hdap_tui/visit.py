@@ -29,7 +29,9 @@ OnStage = Callable[[str, str], None]
 _OUTAGES = 3  # lost connections in a row that one step lives through
 _START_S = 10.0  # seconds that a runner may take to say its first word
 _START_BLOCK_S, _MODEL_S = 0.2, 0.45  # a first guess of a block's length: start, each model
+_LOAD_S = 0.1  # a first guess of what a model takes besides its warm-up and its timed runs
 _GRACE_S = 30.0  # beyond its own time limit
+_GARBAGE = 100  # lines without sense after which a device is not listened to any longer
 _GAP_S = 0.5  # a device waits this long for a fetch that is due before it times on
 
 
@@ -139,11 +141,11 @@ class Pace:
 
     def block_s(self, device: str, bench: Bench, cases: int) -> float:
         """Return how many seconds a block should take."""
-        return _START_BLOCK_S + cases * self._learned.get((device, bench), _MODEL_S)
+        return _START_BLOCK_S + cases * self._each(device, bench)
 
     def saw(self, device: str, bench: Bench, cases: int, parsed: results.Parsed) -> None:
         """Learn from the first look at a run: whether it came early, and what the device says."""
-        each = self._learned.get((device, bench), _MODEL_S)
+        each = self._each(device, bench)
         each *= 0.95 if parsed.finished or parsed.blocks >= bench.blocks_min else 1.3
         if parsed.section and parsed.section[0] and parsed.expected_s:  # a block was timed
             first, last = parsed.section
@@ -152,6 +154,10 @@ class Pace:
         elif parsed.took_s and parsed.blocks:  # a single block, start and end included
             each = (1.1 * parsed.took_s / parsed.blocks - _START_BLOCK_S) / cases
         self._learned[device, bench] = max(each, 0.02)
+
+    def _each(self, device: str, bench: Bench) -> float:
+        most = bench.warmup_s + bench.block_s + _LOAD_S
+        return self._learned.get((device, bench), min(_MODEL_S, most))
 
 
 class Visit:
@@ -269,6 +275,10 @@ class Visit:
             if parsed.finished:
                 return [self._marked(parsed.latencies[case.key]) for case in self._asked]
             self._check_running(state, job, began)
+            if parsed.garbage > _GARBAGE:
+                raise DeviceError(
+                    ErrorKind.GARBAGE, f"{self._target.name}: its results make no sense"
+                )
             if time.monotonic() > limit:
                 raise _OverdueError(
                     ErrorKind.TIMEOUT, f"{self._target.name}: the benchmark does not come to an end"
