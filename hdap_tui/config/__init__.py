@@ -81,8 +81,8 @@ def find(explicit: Path | None = None) -> Path:
     if file.is_file():
         return file
     raise SettingsError(
-        f"there is no {FILE_NAME} in {here} or above it, nor {file}; write one, or name it with "
-        "--config FILE."
+        f"there is no {FILE_NAME} in {here} or above it, nor {file}; write one, make one with "
+        '"hdap devices import", or name it with --config FILE.'
     )
 
 

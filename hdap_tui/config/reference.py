@@ -58,8 +58,8 @@ def markdown() -> str:
         "",
         "Every section and every key may be left out, but for those marked *required*. Paths may",
         "begin with `~`; relative ones are relative to the file. A range in square brackets makes",
-        'a pattern: `"edge-[01:12]"` stands for twelve names, and patterns in several keys of one',
-        "entry go in step.",
+        'a pattern: `"edge-[01:12]"` stands for twelve names, `"edge-[01:10,20]"` for eleven, and',
+        "patterns in several keys of one entry go in step.",
     ]
     entries = list(describe())
     for heading, kind in _sections(schema.File, ""):

@@ -105,7 +105,7 @@ class DeviceEntry(Section, frozen=True):
     proxy_jump: Text | None = None
     """Jump hosts on the way to it, or "none"; left out: as in [ssh]."""
     tags: tuple[Tag, ...] = ()
-    """Words to select devices by, as in --select tag=kitchen."""
+    """Words to select devices by, as in --select "tag=kitchen and not state=off"."""
     emulated: bool = False
     """Whether it belongs to the emulated lab and only pretends to be slower; a running lab says
     itself where it listens."""

@@ -73,7 +73,7 @@ class Part(Named):
         return self.word.lower() in str(record[TEXT])
 
     @property
-    def names(self) -> frozenset[str]:  # type: ignore[override]
+    def names(self) -> frozenset[str]:
         """It names no device."""
         return frozenset()
 

@@ -68,7 +68,7 @@ class FleetScreen(TableView):
             fleet_columns(self.dash.now),
             key=lambda row: row.name,
             filter=Selector(searched, lambda: self.dash.source.devices),
-            empty="No devices yet: add them to fleet.toml, or press U for an emulated lab.",
+            empty="No devices yet: press I to import them, or U for an emulated lab.",
             palette=self.palette,
             markable=True,
             id="main",

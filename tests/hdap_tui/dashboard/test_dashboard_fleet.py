@@ -197,7 +197,7 @@ async def test_emulated_devices_say_so_in_their_row_and_in_the_header(open_app: 
 async def test_an_empty_fleet_says_what_to_do(open_app: Open) -> None:
     empty = FleetSnapshot(version=1, at="", fleet="new")
     async with open_app(FakeSource(empty)) as hands:
-        await hands.sees("No devices yet: add them to fleet.toml, or press U")
+        await hands.sees("No devices yet: press I to import them, or U for an")
         for view, sentence in (
             ("2", "Nothing has been clustered yet"),
             ("3", "No alert"),
