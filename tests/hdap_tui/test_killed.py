@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from left_over import nothing_left, watch
+from left_over import watch
 from operating import QUICK, errors, hdap, listed, make_models
 from sshd import Sshd, fleet_toml, processes, wait_for
 
@@ -173,9 +173,12 @@ def runners(servers: Sequence[Sshd]) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(windows: dict[str, tuple[list[Sshd], Path]]) -> Iterator[dict[str, Terminal]]:
-    """Start every command, and wait until every device of it times something."""
-    terminals = {name: Terminal.start(windows[name][1], *words) for name, words in COMMANDS.items()}
+def running(
+    windows: dict[str, tuple[list[Sshd], Path]], *names: str
+) -> Iterator[dict[str, Terminal]]:
+    """Start some of the commands, and wait until every device of theirs times something."""
+    windows = {name: windows[name] for name in names}
+    terminals = {name: Terminal.start(windows[name][1], *COMMANDS[name]) for name in names}
     try:
         for name, (servers, _) in windows.items():
             wait_for(lambda: [t.read() for t in terminals.values()] and all(
@@ -205,31 +208,34 @@ def terminate(terminal: Terminal) -> None:
     terminal.process.terminate()
 
 
-@pytest.mark.parametrize("tell", [interrupt, terminate])
+@pytest.mark.parametrize(
+    ("tell", "names"), [(interrupt, ("bench", "sweep", "watch")), (terminate, ("watch",))]
+)
 def test_a_command_that_is_told_to_stop_ends_what_it_began_on_the_devices(
-    windows: dict[str, tuple[list[Sshd], Path]], tell: Callable[[Terminal], None]
+    windows: dict[str, tuple[list[Sshd], Path]],
+    tell: Callable[[Terminal], None],
+    names: tuple[str, ...],
 ) -> None:
-    with running(windows) as terminals:
+    before = {name: watch([], servers, load(file).state_dir)
+              for name, (servers, file) in windows.items()}  # fmt: skip
+    with running(windows, *names) as terminals:
         for terminal in terminals.values():
             tell(terminal)
         for name, terminal in terminals.items():
             status = terminal.end()
-            servers, file = windows[name]
-            assert runners(servers) == [], name
+            assert runners(windows[name][0]) == [], name
             assert status == ExitCode.INTERRUPTED, (name, terminal.said)
             assert b"Traceback" not in terminal.said, terminal.said.decode()
             assert terminal.said.rfind(b"\x1b[?25l") <= terminal.said.rfind(b"\x1b[?25h")
             assert termios.tcgetattr(terminal.master) == terminal.before
-            with nothing_left(servers=servers, state=load(file).state_dir):
-                pass
-            left = watch([], servers, load(file).state_dir).left_over()
-            assert left == []
+    for name in names:
+        wait_for(lambda: not before[name].left_over())  # noqa: B023
 
 
 def test_a_closed_window_ends_what_it_began_on_the_devices(
     windows: dict[str, tuple[list[Sshd], Path]],
 ) -> None:
-    with running(windows) as terminals:
+    with running(windows, "bench", "watch") as terminals:
         for terminal in terminals.values():
             terminal.close()
         for name, terminal in terminals.items():
@@ -241,30 +247,25 @@ def test_a_closed_window_ends_what_it_began_on_the_devices(
 def test_who_is_impatient_gets_no_traceback(
     windows: dict[str, tuple[list[Sshd], Path]],
 ) -> None:
-    with running(windows) as terminals:
-        for terminal in terminals.values():
-            interrupt_twice(terminal)
-        for name, terminal in terminals.items():
-            assert terminal.end() == ExitCode.INTERRUPTED, name
-            assert b"Traceback" not in terminal.said, terminal.said.decode()
-    for servers, _ in windows.values():
-        for server in servers:
-            server.restart()  # what it gave up ends by its lease, which is long here
+    with running(windows, "sweep") as terminals:
+        interrupt_twice(terminals["sweep"])
+        assert terminals["sweep"].end() == ExitCode.INTERRUPTED
+        assert b"Traceback" not in terminals["sweep"].said, terminals["sweep"].said.decode()
+    for server in windows["sweep"][0]:
+        server.restart()  # what it gave up ends by its lease, which is long here
 
 
 def test_a_kill_leaves_no_lock_and_no_child(
     windows: dict[str, tuple[list[Sshd], Path]],
 ) -> None:
-    with running(windows) as terminals:
-        for terminal in terminals.values():
-            terminal.process.kill()
-            assert terminal.end() == -signal.SIGKILL
-    for servers, file in windows.values():
-        parents = {terminal.process.pid for terminal in terminals.values()}
-        assert not [one for one in processes() if one.parent in parents]
-        assert watch([], [], load(file).state_dir).left_over() == []
-        for server in servers:
-            server.restart()
+    with running(windows, "watch") as terminals:
+        parent = terminals["watch"].process.pid
+        terminals["watch"].process.kill()
+        assert terminals["watch"].end() == -signal.SIGKILL
     servers, file = windows["watch"]
+    assert not [one for one in processes() if one.parent == parent]
+    assert watch([], [], load(file).state_dir).left_over() == []
+    for server in servers:
+        server.restart()
     file.write_text(file.read_text().replace("= 900", "= 1"))
     assert hdap(file, "watch", "--rounds", "1").status == ExitCode.DONE
