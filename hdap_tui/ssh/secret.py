@@ -32,6 +32,9 @@ COMMAND_S = 30.0
 _SLICE_S = 0.25
 
 
+_proven: dict[Hashable, str] = {}  # passwords that a server took, while this process runs
+
+
 class Refused(Exception):
     """A secret was wrong."""
 
@@ -107,11 +110,20 @@ class Secrets:
             taken = attempt(printed(login, deadline))
             return "" if taken else "the password that password_command printed"
         behind = login.host if isinstance(login, Jump) else ""
-        with self._subject(("password", login.user, behind), deadline) as subject:
+        key = (login.known_hosts, login.user, behind)
+        with self._subject(key, deadline) as subject:
+            if subject.value is None and key in _proven:  # in an earlier command of this process
+                subject.value, subject.proven = _proven[key], True
             if not subject.proven:
-                return self._prove(login, subject, attempt, deadline)
+                problem = self._prove(login, subject, attempt, deadline)
+                if subject.proven and subject.value is not None:
+                    _proven[key] = subject.value
+                return problem
             known = subject.value or ""
-        return "" if attempt(known) else "the password that other devices take"
+        if attempt(known):
+            return ""
+        _proven.pop(key, None)  # it may have been changed: the next command asks again
+        return "the password that other devices take"
 
     def _prove(
         self, login: Target, subject: _Subject, attempt: Callable[[str], bool], deadline: Deadline

@@ -283,7 +283,9 @@ def test_the_agent_lends_a_certificate(
 class Lock:
     """An asyncssh server that wants a password."""
 
-    def __init__(self, folder: Path, dialogue: str = "", count: int = 1) -> None:
+    def __init__(
+        self, folder: Path, dialogue: str = "", count: int = 1, password: str = PASSWORD
+    ) -> None:
         import asyncssh
 
         lock = self
@@ -299,9 +301,9 @@ class Lock:
             def password_auth_supported(self) -> bool:
                 return not dialogue
 
-            def validate_password(self, _user: str, password: str) -> bool:
-                lock.tried.append(password)
-                return password == PASSWORD
+            def validate_password(self, _user: str, given: str) -> bool:
+                lock.tried.append(given)
+                return given == password
 
             def kbdint_auth_supported(self) -> bool:
                 return bool(dialogue)
@@ -383,6 +385,19 @@ def test_a_password_is_asked_for_once_for_the_fleet(make_lock: Callable[..., Loc
     assert lock.tried.count("a slip") == 1, "a wrong password must not go to every device"
 
 
+def test_a_password_is_remembered_until_a_server_refuses_it(
+    make_lock: Callable[..., Lock],
+) -> None:
+    (target,) = make_lock().targets(ask_password=True)
+    logs_in(target, secrets=Secrets(Operator(PASSWORD)))
+    later = Operator()
+    logs_in(target, secrets=Secrets(later))
+    assert not later.asked
+    (other,) = make_lock(password="another").targets(ask_password=True)
+    assert "that other devices take" in str(fails(other, secrets=Secrets(later)))
+    logs_in(other, secrets=Secrets(Operator("another")))
+
+
 def test_no_password_is_asked_for_unless_the_settings_allow_it(
     make_lock: Callable[..., Lock],
 ) -> None:
@@ -404,8 +419,8 @@ def test_a_password_is_offered_after_the_key_and_where_nobody_answers_that_is_sa
     make_lock: Callable[..., Lock], sshd: Sshd
 ) -> None:
     (target,) = make_lock().targets(identity=sshd.identity, ask_password=True)
-    logs_in(target, secrets=Secrets(Operator(PASSWORD)))
     assert "nobody can be asked" in str(fails(target))
+    logs_in(target, secrets=Secrets(Operator(PASSWORD)))
 
 
 def test_a_dialogue_that_only_wants_the_password_gets_it(make_lock: Callable[..., Lock]) -> None:
