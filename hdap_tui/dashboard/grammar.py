@@ -287,6 +287,7 @@ def _values(parameter: Parameter | None, snapshot: FleetSnapshot | None) -> list
     match parameter.name:
         case "device" | "select":
             tags = sorted({f"tag={tag}" for row in snapshot.devices for tag in row.tags})
+            tags += sorted({f"state={row.state}" for row in snapshot.devices})
             names = [row.name for row in snapshot.devices]
             found = names + (tags if parameter is SELECT else [])
         case "model" | "models":
