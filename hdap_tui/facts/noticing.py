@@ -37,7 +37,7 @@ class Noticing:
         told = {
             name: value[:length]
             for name, length in _TOLD.items()
-            if isinstance(value := latency.conditions.get(name), str)
+            if isinstance(value := latency.conditions.get(name), str) and value != "unknown"
         }
         if self._seen.get(latency.device) == told:
             return  # looked at since, whatever came of it

@@ -166,6 +166,10 @@ def test_a_visit_notices_another_kernel_and_the_history_says_so(
     assert hdap(file, "bench", "tiny").status == ExitCode.DONE  # the first contact
     first = facts.latest_of(store, name)
     assert first["kernel"] == os.uname().release
+    query = "SELECT stamp FROM device_facts_latest"
+    stamps = [row["stamp"] for row in store.rows(query)]
+    hdap(file, "bench", "tiny")
+    assert [row["stamp"] for row in store.rows(query)] == stamps  # nothing new, nobody asked
     facts.save(store, name, {**first, "kernel": "5.0.0-old", "boot_id": "before"})
     hdap(file, "bench", "tiny", "--select", name)
     again = facts.latest_of(store, name)
