@@ -340,6 +340,7 @@ def connect(
         key = shown(transport)
         known.check(*target.known_as, key, target.place, target.acceptance)
         log_in(transport, target, offers, secrets, deadline.within(target.timeouts.auth))
+        transport.slim_down()
         return Connection(target, transport, key)
     except BaseException as error:
         if transport is not None:

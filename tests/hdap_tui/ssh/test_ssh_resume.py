@@ -354,3 +354,18 @@ def test_a_peer_that_vanishes_in_a_command_is_noticed(
         connection.run("sleep 20", timeout=20)
     assert caught.value.kind is ErrorKind.DISCONNECTED
     assert time.monotonic() - began < 12
+
+
+def test_keys_that_are_agreed_on_anew_meanwhile_do_no_harm(
+    make_sshds: Callable[..., list[Sshd]], model: Payload
+) -> None:
+    (server,) = make_sshds(1, options={0: {"RekeyLimit": "1M"}})
+    connection = connect(server.target())
+    upload(connection, [model])
+    connection.transport.packetizer.REKEY_BYTES = 1 << 20
+    again = Payload.of(model.path, "again")
+    upload(connection, [again])
+    assert connection.call("echo still there").out == b"still there\n"
+    connection.close()
+    assert arrived(server, model)
+    assert arrived(server, again)
