@@ -270,7 +270,8 @@ def main(arguments: Sequence[str]) -> int:
         answer = {"ok": False, "why": str(error)}
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        answer = {"ok": False, "full": full, "why": error.strerror or str(error)}
+        gone = error.errno == errno.ENOENT
+        answer = {"ok": False, "full": full, "gone": gone, "why": error.strerror or str(error)}
     print(json.dumps(answer), flush=True)
     return 0
 

@@ -23,6 +23,8 @@ Say = Callable[[str], None]
 _UNPACK_RATE = 5e5  # bytes a second that the slowest device is trusted to unpack
 _PATIENCE_S = 900.0  # seconds that waiting for another and checking may take besides
 
+_ATTEMPTS = 3
+
 _BUILD = f'exec "$1" -I {ROOT}/"$2" build "$3"'
 _CHECK = f'{PYTHON}\ninterpreter "$1"\nexec "$python" {ROOT}/"$2" check "$3"'
 
@@ -67,9 +69,7 @@ def works(connection: Connection, cancelled: Callable[[], bool]) -> str:
     return "" if said.get("ok") is True else clean(said.get("why") or "it does not work", 300)
 
 
-def provision(
-    connection: Connection, plan: Plan, say: Say, cancelled: Callable[[], bool]
-) -> dict[str, Any]:
+def provision(connection: Connection, plan: Plan, say: Say, cancelled: Callable[[], bool]) -> None:
     """Push what is missing, and have the environment of a plan built, checked and switched to.
 
     Cut at any moment, it leaves the environment that was in use; again, it goes on.
@@ -78,18 +78,45 @@ def provision(
         DeviceError: disk full, failed (the text says what was wrong), disconnected, …
         Cancelled: it is no longer wanted.
     """
+    for attempt in range(_ATTEMPTS):
+        last = attempt == _ATTEMPTS - 1
+        try:
+            _push(connection, plan, say, cancelled)
+        except DeviceError as error:
+            # Somebody who has just built the same took the wheels away below us.
+            if last or error.kind is not ErrorKind.FAILED:
+                raise
+            continue
+        said = _build(connection, plan, say, cancelled)
+        if said.get("ok") is True:
+            return
+        if said.get("gone") is not True or last:
+            kind = ErrorKind.DISK_FULL if said.get("full") is True else ErrorKind.FAILED
+            why = clean(said.get("why") or "the environment could not be built", 400)
+            raise DeviceError(kind, f"{connection.where}: {why}")
+
+
+def _push(connection: Connection, plan: Plan, say: Say, cancelled: Callable[[], bool]) -> None:
+    assert plan.chosen is not None
+    shown = 0
+
+    def progress(sent: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * sent // max(total, 1)
+        if percent // 10 != shown // 10:
+            shown = percent
+            say(f"upload {percent} %")
+
+    upload(connection, [*_programs(), *plan.chosen.payloads], progress, cancelled)
+
+
+def _build(
+    connection: Connection, plan: Plan, say: Say, cancelled: Callable[[], bool]
+) -> dict[str, Any]:
+    """Run the builder on the device; return its answer."""
     assert plan.interpreter is not None
     assert plan.chosen is not None
     runner, builder = _programs()
-    shown = [0]
-
-    def progress(sent: int, total: int) -> None:
-        percent = 100 * sent // max(total, 1)
-        if percent // 10 != shown[0] // 10:
-            shown[0] = percent
-            say(f"upload {percent} %")
-
-    upload(connection, [runner, builder, *plan.chosen.payloads], progress, cancelled)
     request = {
         "plan": plan.digest,
         "wheels": [payload.name for payload in plan.chosen.payloads],
@@ -107,12 +134,7 @@ def provision(
         timeout=_PATIENCE_S + plan.chosen.unpacked / _UNPACK_RATE, limit=65536, leash=True,
         cancelled=cancelled, told=told,
     )  # fmt: skip
-    said = _last(connection, answer)
-    if said.get("ok") is not True:
-        kind = ErrorKind.DISK_FULL if said.get("full") is True else ErrorKind.FAILED
-        why = clean(said.get("why") or "the environment could not be built", 400)
-        raise DeviceError(kind, f"{connection.where}: {why}")
-    return said
+    return _last(connection, answer)
 
 
 def undo(connection: Connection) -> int | None:

@@ -192,5 +192,5 @@ def test_a_damaged_wheel_is_said_to_be_damaged(build: Build, tmp_path: Path) -> 
 
 def test_a_missing_folder_is_no_traceback(build: Build, tmp_path: Path) -> None:
     answer = build(tmp_path / "none.whl")
-    assert answer["ok"] is False
+    assert (answer["ok"], answer["gone"]) == (False, True)
     assert "No such file" in answer["why"]

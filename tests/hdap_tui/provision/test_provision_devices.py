@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from wheels import interpreter, make_wheel, repack
 
 from hdap_tui.cli.app import run
 from hdap_tui.errors import ExitCode
-from hdap_tui.provision import planning
+from hdap_tui.provision import building, planning
 
 FAKE = """
 import os, time
@@ -34,7 +35,7 @@ Provision = Callable[..., tuple[int, dict[str, Any], str]]
 
 @pytest.fixture(scope="module")
 def servers(make_sshds: Callable[..., list[Sshd]]) -> list[Sshd]:
-    return make_sshds(3, options={1: {"MaxSessions": "1"}})
+    return make_sshds(2, options={1: {"MaxSessions": "1"}})
 
 
 @pytest.fixture
@@ -147,17 +148,32 @@ def test_without_a_word_of_consent_nothing_is_changed(
     assert list(servers[0].home.iterdir()) == []
 
 
-def test_a_device_that_is_off_costs_only_itself(
-    hdap: Provision, servers: list[Sshd], fake: Path
+def test_a_device_that_cannot_be_reached_costs_only_itself(
+    hdap: Provision, servers: list[Sshd], file: Path, fake: Path
 ) -> None:
-    servers[2].stop()
-    try:
-        status, devices, _ = hdap(*words(fake, "--yes"))
-    finally:
-        servers[2].restart()
+    # Under that name its host key is not known.
+    more = f'[[devices]]\nname = "unknown"\nhost = "localhost"\nport = {servers[0].port}\n'
+    file.write_text(file.read_text() + more)
+    status, devices, _ = hdap(*words(fake, "--yes"))
     assert status == ExitCode.PARTLY
-    assert {one["state"] for one in devices.values()} == {"provisioned", "failed"}
-    assert devices[servers[2].name]["error"] == "refused"
+    assert devices.pop("unknown")["error"] == "host key unknown"
+    assert {one["state"] for one in devices.values()} == {"provisioned"}
+
+
+def test_wheels_that_somebody_took_away_are_sent_again(
+    hdap: Provision, servers: list[Sshd], fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push, taken = building._push, []
+
+    def taking_away(*arguments: Any) -> None:
+        push(*arguments)
+        if not taken:
+            taken.append(True)
+            shutil.rmtree(root(servers[0]) / "wheels")
+
+    monkeypatch.setattr(building, "_push", taking_away)
+    status, _, _ = hdap(*words(fake, "--yes", "--select", servers[0].name))
+    assert (status, len(environments(servers[0]))) == (ExitCode.DONE, 1)
 
 
 def test_a_wheel_for_another_architecture_is_named(
