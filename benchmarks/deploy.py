@@ -200,7 +200,7 @@ class Kills:
         """Begin a deployment or go on with one; kill something in the middle of it."""
         words = ["deploy", "fast", "--yes"]
         if self._state() == "interrupted":
-            words = ["deploy", self.random.choice(["--resume"] * 5 + ["--abort"]), "--yes"]
+            words = ["deploy", self.random.choice(["--resume"] * 24 + ["--abort"]), "--yes"]
         process = subprocess.Popen(
             self._command(*words), stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL,
             cwd=self.folder,
@@ -213,7 +213,7 @@ class Kills:
                 self._kill(what, process)
         process.wait()
         if process.returncode >= 0:
-            self._ended()
+            self._ended(" by --abort" if "--abort" in words else "")
 
     def _kill(self, what: str, process: subprocess.Popen[bytes]) -> None:
         home = self.random.choice(self.homes)
@@ -233,9 +233,9 @@ class Kills:
         self.hdap(*words)
         self._ended()
 
-    def _ended(self) -> None:
+    def _ended(self, how: str = "") -> None:
         """Check what is left after a deployment's end, and make ready for the next."""
-        self.ends[self._state()] += 1
+        self.ends[self._state() + how] += 1
         if self._state() == "interrupted":
             return
         self.locked += sum(bool(_lock(home)) for home in self.homes)

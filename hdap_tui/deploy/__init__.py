@@ -9,7 +9,8 @@ done: a process that was killed is followed by one that asks the devices and goe
 from hdap_tui.deploy.back import back, settle
 from hdap_tui.deploy.planning import Options, Plan, plan
 from hdap_tui.deploy.preview import preview
-from hdap_tui.deploy.rollout import Report, Rollout
+from hdap_tui.deploy.report import Report
+from hdap_tui.deploy.rollout import Rollout
 from hdap_tui.deploy.taking_up import abort, resume
 
 __all__ = [

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from engine.latency import Comparison, FleetComparison, Latency, compare, compare_fleet
+from engine.latency import Latency, compare, compare_fleet
 from hdap_tui.context import Context
 from hdap_tui.deploy import selftest
 from hdap_tui.deploy.back import settle
 from hdap_tui.deploy.device import HookError, Work
 from hdap_tui.deploy.hooks import Hooks
+from hdap_tui.deploy.many import on_devices
 from hdap_tui.deploy.owning import owning, refuse_unfinished
-from hdap_tui.deploy.planning import Options, Plan
-from hdap_tui.fanout import on_each
+from hdap_tui.deploy.planning import Plan
+from hdap_tui.deploy.report import Report, brief, kind, latency, verdict_of
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
@@ -28,22 +25,6 @@ from hdap_tui.store.records import DeploymentRow, DeploymentState, Outcome
 FRESH_S = 30.0
 """Seconds for which a measurement counts as of now, between two stages."""
 _DECIDED = {"kept", "back", "failed"}
-
-
-@dataclass
-class Report:
-    """What came of a deployment."""
-
-    row: DeploymentRow
-    result: FleetComparison | None
-    comparisons: dict[str, Comparison] = field(default_factory=dict)
-    latencies: dict[str, tuple[Latency, Latency]] = field(default_factory=dict)
-    """Old and new of each device."""
-    errors: dict[str, DeviceError] = field(default_factory=dict)
-    taken_back: list[str] = field(default_factory=list)
-    """Devices that run their old model again."""
-    stopped: str = ""
-    """Why the later stages were left out."""
 
 
 class Rollout:
@@ -131,10 +112,11 @@ class Rollout:
         for row in deployments.devices(self.store, self.number):
             self.outcomes[row.device] = row.outcome
             if row.error:
-                kind = _kind(row.error)
-                self.report.errors[row.device] = DeviceError(kind, row.detail or row.error)
+                self.report.errors[row.device] = DeviceError(
+                    kind(row.error), row.detail or row.error
+                )
             if row.device in proofs:
-                pair = tuple(_latency(one) for one in proofs[row.device]["pair"])
+                pair = tuple(latency(one) for one in proofs[row.device]["pair"])
                 self._compared(row.device, (pair[0], pair[1]))
         self.report.stopped = deployments.row(self.store, self.number).stopped
         self.work.taken_up = True
@@ -175,7 +157,7 @@ class Rollout:
         for name in todo:
             self._record(name)
         stopped = self._verdict(index, stage, switched)
-        unproven = [n for n in switched if _verdict_of(report, n) in ("", "slower")]
+        unproven = [n for n in switched if verdict_of(report, n) in ("", "slower")]
         going = [n for n in todo if n in self.work.switching and n not in switched]
         going += switched if stopped else unproven
         kept = [n for n in switched if n not in going]
@@ -222,8 +204,8 @@ class Rollout:
         for name in names:
             deployments.journal(self.store, self.number, name, "A/B measurement")
         visits = {name: [before[name], new] for name in names}
-        for latency in self.measuring.run("deploy", visits, bench):
-            found[latency.device, latency.model] = latency
+        for one in self.measuring.run("deploy", visits, bench):
+            found[one.device, one.model] = one
         for name in names:
             old, now = found.get((name, before[name].digest)), found.get((name, new.digest))
             if old is None or now is None:
@@ -231,7 +213,7 @@ class Rollout:
             failed = next((one for one in (old, now) if not one.ok), None)
             try:
                 if failed is not None:
-                    raise DeviceError(_kind(failed.error), failed.detail)
+                    raise DeviceError(kind(failed.error), failed.detail)
                 self._compared(name, (old, now))
             except (DeviceError, ValueError) as error:  # or time ran out after a single block
                 self.report.errors[name] = (
@@ -270,7 +252,7 @@ class Rollout:
         report = self.report
         proven = dict(report.comparisons), dict(report.latencies)
         self._prove(sample, max(2, self.section.blocks // 2))
-        slower = [n for n in sample if _verdict_of(report, n) == "slower"]
+        slower = [n for n in sample if verdict_of(report, n) == "slower"]
         # The longer measurement stays the one that counts, unless it no longer holds.
         report.comparisons = proven[0] | {n: report.comparisons[n] for n in slower}
         report.latencies = proven[1] | {n: report.latencies[n] for n in slower}
@@ -363,7 +345,7 @@ class Rollout:
             error=error.kind.value if error else "rolled back" if outcome == "back" else "",
             detail=str(error) if error else "",
             outcome=outcome or None,
-            proof={"pair": [_brief(one) for one in pair]} if pair else None,
+            proof={"pair": [brief(one) for one in pair]} if pair else None,
         )  # fmt: skip
 
     def _finish(self) -> DeploymentRow:
@@ -384,8 +366,6 @@ class Rollout:
         report.row = deployments.finish(self.store, number, state, report.result)
         return report.row
 
-    # ------------------------------------------------------------------------- many at once
-
     def _on_devices(
         self,
         step: str,
@@ -396,58 +376,8 @@ class Rollout:
         may_end: bool = False,
         weight: float = 0.3,
     ) -> list[str]:
-        """Do something on devices at once; return where it worked.
-
-        `may_end` says whether it ends early once it is no longer wanted.
-        """
+        """Do something on devices at once; errors go to the report where no other is given."""
         found = self.report.errors if errors is None else errors
-        done: list[str] = []
-        if not names:
-            return done
-        reporter, fleet = self.context.reporter, self.measuring.fleet
-        reporter.started(step, total=len(names), weight=len(names) * weight)
-        targets = [fleet.members[name] for name in names]
-        stop = threading.Event()
-        cancelled = self.context.cancelled if may_end else _never
-        self.work.cancelled = (lambda: stop.is_set() or cancelled()) if may_end else _never
-        steadily = self.work.steadily(action)
-        answers = on_each(fleet.pool, targets, steadily, cancelled, stop)
-        for ended, (target, answer) in enumerate(answers, start=1):
-            if isinstance(answer, DeviceError):
-                found[target.name] = answer
-                reporter.noted(step, str(answer))
-                fleet.on_stage(target.name, f"failed: {answer.kind}")
-            else:
-                done.append(target.name)
-                fleet.on_stage(target.name, "done")
-            reporter.advanced(step, ended)
-        reporter.finished(step, done=len(done))
-        return done
-
-
-def _never() -> bool:
-    return False
-
-
-def _verdict_of(report: Report, name: str) -> str:
-    found = report.comparisons.get(name)
-    return found.verdict if found else ""
-
-
-def _brief(latency: Latency) -> dict[str, Any]:
-    """Return what a comparison needs, to be written down."""
-    wanted = ("device", "model", "median_ms", "block_medians_ms", "emulated")
-    return {name: value for name, value in asdict(latency).items() if name in wanted}
-
-
-def _latency(document: dict[str, Any]) -> Latency:
-    return Latency(**{**document, "block_medians_ms": tuple(document["block_medians_ms"])})
-
-
-def _kind(word: str) -> ErrorKind:
-    with suppress(ValueError):
-        return ErrorKind(word)
-    return ErrorKind.FAILED
-
-
-__all__ = ["FRESH_S", "Options", "Report", "Rollout"]
+        return on_devices(
+            self.measuring, self.work, step, names, action, found, may_end=may_end, weight=weight
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hdap_tui.deploy.owning import owning
 from hdap_tui.deploy.planning import Options, Plan, check_file
-from hdap_tui.deploy.rollout import Report, Rollout
+from hdap_tui.deploy.report import Report
+from hdap_tui.deploy.rollout import Rollout
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.measuring import Measuring
 from hdap_tui.store import deployments

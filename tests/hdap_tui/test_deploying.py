@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from operating import Hdap, Site, caller, network
@@ -118,6 +120,11 @@ def running(site: Site, hdap: Hdap) -> list[str]:
     return [names.get(link(site, device), "") for device in NAMES]
 
 
+def report_of(report: Any) -> str:
+    """Return what a failed assertion should say of a deployment."""
+    return json.dumps(report, indent=1)
+
+
 def locks(site: Site, device: str) -> list[str]:
     folder = site.lab.device(device).home / ".hdap" / "locks"
     return [os.readlink(p) for p in folder.iterdir()] if folder.is_dir() else []
@@ -174,7 +181,7 @@ def test_a_deployment_writes_every_step_down_and_no_reader_finds_a_gap(
     (home / ".hdap" / "current").symlink_to(f"models/{slow}.onnx")
     with reading(home / ".hdap" / "current") as read:
         status, report, _ = hdap("deploy", "fast", "--yes", "--select", "edge-01,edge-02")
-        assert status == ExitCode.DONE, report
+        assert status == ExitCode.DONE, report_of(report)
         assert running(site, hdap) == ["fast", "fast", "", ""]
         assert hdap("rollback", "--yes", "--select", "edge-01")[0] == ExitCode.DONE
     clock.unlink()
@@ -331,7 +338,7 @@ def test_what_somebody_else_put_on_a_device_is_left_alone_and_can_be_taken_over(
     assert link(site, "edge-01") == _sha(own)
 
     status, found, _ = hdap("deployments", "check", "--select", "edge-01,edge-02")
-    assert status == ExitCode.DONE, report
+    assert status == ExitCode.DONE, report_of(report)
     assert [(d["finding"], d["recorded"]) for d in found["devices"]] == [
         ("changed", "slow"), ("nothing deployed", "slow"),
     ]  # fmt: skip
@@ -432,7 +439,7 @@ def test_a_killed_deployment_goes_on_and_leaves_nothing_behind(
     assert '"hdap deploy --resume"' in said
 
     status, report, _ = hdap("deploy", "--resume", "--yes")
-    assert status == ExitCode.DONE, report
+    assert status == ExitCode.DONE, report_of(report)
     assert report["state"] == "finished"
     assert report["deployment"] == 1
     assert running(site, hdap) == ["fast"] * 4
@@ -448,7 +455,7 @@ def test_a_killed_deployment_can_be_taken_back_whole(site: Site, hdap: Hdap) -> 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     status, report, _ = hdap("deploy", "--abort", "1", "--yes")
-    assert status == ExitCode.DONE, report
+    assert status == ExitCode.DONE, report_of(report)
     assert report["state"] == "rolled back"
     assert {link(site, n) for n in NAMES} <= {"", digest(hdap, "slow")}
     assert {d["model"] for d in hdap("devices")[1]["devices"]} == {"slow"}
