@@ -1,6 +1,6 @@
-"""Start-up and first paint, a sweep of the lab, the search's evaluations per second.
+"""Start-up and first paint, the fleet's filter, a sweep of the lab, the search's evaluations.
 
-    python -m benchmarks [startup] [sweep] [search]
+    python -m benchmarks [startup] [filter] [sweep] [search]
 
 Prints one line a figure. Machines are noisy: compare ratios within one run.
 """
@@ -45,6 +45,27 @@ def startup() -> None:
         f"  {'hdap: first paint':<28} best {min(times):6.0f} ms, "
         f"median {statistics.median(times):6.0f} ms"
     )
+
+
+def filter_fleet() -> None:
+    """One key press in the filter of ten thousand devices: processor time, the best of five."""
+    from hdap_tui.dashboard.filters import Selector
+    from hdap_tui.dashboard.screens.fleet import searched
+    from hdap_tui.store.records import DeviceRow
+
+    rows = [
+        DeviceRow(id=i, name=f"edge-{i:05d}", tags=(("kitchen", "roof")[i % 2],), state="ok",
+                  model="resnet20-digits", latency_ms=4 + i % 7, cluster=i % 3)
+        for i in range(10_000)
+    ]  # fmt: skip
+    look = Selector(searched, dict)
+    for text in ("kitch", "edge-[00001:05000] !*7", "tag=roof and not state=off and latency>5"):
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            found = look(text, rows, typing=True)
+            times.append(time.process_time() - start)
+        print(f"  {text:<42} {1e3 * min(times):6.1f} ms, {len(found)} devices")
 
 
 def sweep() -> None:
@@ -115,7 +136,12 @@ def search() -> None:
     print(f"  accuracy of a candidate on 128 images, one thread: {seconds * 1e3:.0f} ms")
 
 
-ALL: dict[str, Callable[[], None]] = {"startup": startup, "sweep": sweep, "search": search}
+ALL: dict[str, Callable[[], None]] = {
+    "startup": startup,
+    "filter": filter_fleet,
+    "sweep": sweep,
+    "search": search,
+}
 
 
 def _wall(command: list[str]) -> float:
