@@ -116,7 +116,7 @@ class Secrets:
                 subject.value, subject.proven = _proven[key], True
             if not subject.proven:
                 problem = self._prove(login, subject, attempt, deadline)
-                if subject.proven and subject.value is not None:
+                if not problem and subject.value is not None:
                     _proven[key] = subject.value
                 return problem
             known = subject.value or ""
