@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_at_any_write_is_named_and_costs_only_its_device(
     assert not [line for line in watched.left_over() if "process" in line]
 
 
-def test_after_a_reboot_in_the_middle_the_device_is_shown_failed_or_is_done_again(
+def test_a_connection_that_is_cut_while_something_is_timed_loses_nothing(
     filling: LabInfo, tmp_path_factory: pytest.TempPathFactory,
     at_stage: dict[tuple[str, str], tuple[str, dict[str, Any]]],
 ) -> None:  # fmt: skip
