@@ -82,7 +82,9 @@ def interpreter() -> str:
 
 def _joined(tags: list[str]) -> str:
     """Several tags as one file name has them."""
-    return "-".join(".".join(dict.fromkeys(part)) for part in zip(*(t.split("-") for t in tags), strict=True))
+    return "-".join(
+        ".".join(dict.fromkeys(part)) for part in zip(*(t.split("-") for t in tags), strict=True)
+    )
 
 
 def _sum(data: bytes) -> str:

@@ -33,6 +33,7 @@ from hdap_tui.store import devices as table
 from hdap_tui.store import facts
 
 _WEIGHTS = {"look": 1.0, "build": 10.0, "remove": 1.0}
+_FACTS = ("python", "onnxruntime", "numpy")
 _EMULATED = "emulated: the lab gives it a Python with all that is needed; nothing to do"
 
 
@@ -160,10 +161,9 @@ class _Work:
                 f" {megabytes(plan.push)} sent"
             )
             table.set_state(self.context.store, name, "ok")
-            versions = {wheel.name: str(wheel.version) for wheel in plan.chosen.wheels}
-            now = {key: versions[key] for key in ("onnxruntime", "numpy") if key in versions}
+            now = {wheel.name: str(wheel.version) for wheel in plan.chosen.wheels}
             now["python"] = ".".join(map(str, plan.interpreter.version))
-            facts.add(self.context.store, name, now)
+            facts.add(self.context.store, name, {n: now[n] for n in _FACTS if n in now})
 
     # -- for people
 

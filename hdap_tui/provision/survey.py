@@ -13,8 +13,6 @@ from hdap_tui.text import clean
 
 ENVIRONMENT = f"{ROOT}/environment"
 """Link to the environment in use."""
-STATE = "hdap.json"
-"""File in an environment that says what it is; the last that is written."""
 
 _VERSIONS = " ".join(f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1))
 

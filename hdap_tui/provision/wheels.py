@@ -9,7 +9,6 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
@@ -44,11 +43,6 @@ class Wheel:
     version: Version
     build: tuple[int, str] | tuple[()]
     tags: frozenset[Tag]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.path.stat().st_size
 
 
 def in_folder(folder: Path) -> list[Wheel]:
@@ -220,8 +214,3 @@ def _hash(wheel: Wheel, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> byt
 
 def _shown(name: str) -> str:
     return f'"{clean(name, 80)}"'
-
-
-def versions(wheels: Iterable[Wheel], name: str) -> list[Version]:
-    """Return the versions of a project among wheels, the newest first."""
-    return sorted({wheel.version for wheel in wheels if wheel.name == name}, reverse=True)
