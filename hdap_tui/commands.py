@@ -192,7 +192,7 @@ COMMANDS: tuple[Command, ...] = (
         "devices provision",
         "Build a Python environment with ONNX Runtime on the devices that lack one; they need no"
         " internet.",
-        "v",
+        "O",
         _action("provisioning:provision"),
         (
             SELECT,
