@@ -78,6 +78,7 @@ class Rollout:
             over = ("back", "failed")
             left = [n for n in self.plan.names if self.outcomes[n] not in over]
             self._take_back(left, "aborted")
+            self._let_all_go()
         finally:
             self._finish()
         return self.report
@@ -139,6 +140,7 @@ class Rollout:
                     break
                 deployments.enter_stage(self.store, self.number, index)
                 self._stage(index, stage, todo)
+            self._let_all_go()
         finally:
             self.report.row = self._finish()
         return self.report
@@ -329,6 +331,11 @@ class Rollout:
         errors = self.report.errors
         there = [n for n in names if n not in errors or not errors[n].transient]
         self._on_devices("tidy", there, leave, errors={}, weight=0.1)
+
+    def _let_all_go(self) -> None:
+        """Give free what the process that was killed had locked and no longer came to give."""
+        if self.work.taken_up:
+            self._leave(self.plan.names, ())
 
     def _keep(self, device: str) -> tuple[str, ...]:
         named = [model.digest for model in self.measuring.models.values()]

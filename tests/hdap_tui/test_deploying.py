@@ -125,6 +125,17 @@ def report_of(report: Any) -> str:
     return json.dumps(report, indent=1)
 
 
+def token_of(site: Site) -> str:
+    """Return what the locks of the first deployment say."""
+    from hdap_tui.store import deployments
+
+    store = open_store(load(site.file).database)
+    try:
+        return deployments.kept_plan(store, 1)[1]
+    finally:
+        store.close()
+
+
 def locks(site: Site, device: str) -> list[str]:
     folder = site.lab.device(device).home / ".hdap" / "locks"
     return [os.readlink(p) for p in folder.iterdir()] if folder.is_dir() else []
@@ -314,14 +325,16 @@ def test_two_deployments_at_once_are_refused_and_a_locked_device_says_who(
     assert hdap("deploy", "fast", "--yes", "--select", "edge-01")[0] == ExitCode.DONE
 
 
-def hold(site: Site, device: str, seconds: int, boot: str = "") -> None:
+def hold(
+    site: Site, device: str, seconds: int, boot: str = "", token: str = "0123456789abcdef"
+) -> None:
     """Lock a device as another operator would."""
     folder = site.lab.device(device).home / ".hdap" / "locks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     uptime = int(float(Path("/proc/uptime").read_text().split()[0]))
     boot = boot or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    (folder / "7").symlink_to(f"0123456789abcdef {boot} {uptime + seconds} anna@desk")
+    (folder / "7").symlink_to(f"{token} {boot} {uptime + seconds} anna@desk")
 
 
 def test_what_somebody_else_put_on_a_device_is_left_alone_and_can_be_taken_over(
@@ -423,12 +436,12 @@ def when(site: Site, step: str, process: subprocess.Popen[bytes], phase: str = "
     raise AssertionError(f"no {step}")
 
 
-@pytest.mark.parametrize("step", ["switch", "A/B measurement"])
+@pytest.mark.parametrize("step", ["switch", "A/B measurement done"])
 def test_a_killed_deployment_goes_on_and_leaves_nothing_behind(
     site: Site, hdap: Hdap, step: str
 ) -> None:
     process = start(site, "deploy", "fast", "--yes")
-    when(site, step, process)
+    when(site, *((step, process) if step == "switch" else ("A/B measurement", process, "done")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     slow, fast = digest(hdap, "slow"), digest(hdap, "fast")
@@ -438,6 +451,8 @@ def test_a_killed_deployment_goes_on_and_leaves_nothing_behind(
     assert status == ExitCode.REFUSED
     assert '"hdap deploy --resume"' in said
 
+    for name in NAMES[:1]:  # as if it had been killed before it gave the device free
+        hold(site, name, 600, token=token_of(site))
     status, report, _ = hdap("deploy", "--resume", "--yes")
     assert status == ExitCode.DONE, report_of(report)
     assert report["state"] == "finished"
