@@ -110,6 +110,9 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
             self.offered = parsed
         return parsed
 
+    def _parse_debug(self, message: Any) -> None:
+        """Leave unread what the server says for its own debugging."""
+
     def _parse_disconnect(self, message: Any) -> None:
         message.get_int()
         self.farewell = clean(message.get_text())
