@@ -18,9 +18,9 @@ from hdap_tui.errors import SettingsError
 def test_positionals_options_and_flags_are_read_as_on_the_command_line() -> None:
     call = parse("deploy resnet20-small --select 'edge-0*,tag=roof' --dry-run")
     assert call.command.name == "deploy"
-    assert call.arguments == {
-        "model": "resnet20-small", "select": "edge-0*,tag=roof", "dry_run": True, "yes": False,
-    }  # fmt: skip
+    given = {"model": "resnet20-small", "select": "edge-0*,tag=roof", "dry_run": True}
+    assert call.given == given
+    assert call.arguments["yes"] is False
 
 
 def test_values_get_the_type_of_their_parameter() -> None:
@@ -31,7 +31,8 @@ def test_values_get_the_type_of_their_parameter() -> None:
 
 
 def test_what_was_not_said_has_the_default_of_the_command_line() -> None:
-    assert parse("bench").arguments == {"models": (), "select": None}
+    assert parse("devices check").arguments == {"select": None}
+    assert parse("rollback").arguments == {"select": None, "yes": False}
     assert parse("devices show edge-01").arguments == {"device": "edge-01", "limit": 50}
 
 
