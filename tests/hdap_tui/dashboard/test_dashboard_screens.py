@@ -111,7 +111,7 @@ async def test_keys_pressed_before_a_new_screen_stands_are_not_lost(open_app: Op
         await hands.until(lambda: len(hands.source.ran) == 2)
         assert hands.source.ran[0] == ("alerts acknowledge", {"alert": 3, "reason": None})
         name, given = hands.source.ran[1]
-            assert (name, given["models"], given["select"]) == ("bench", (), "edge-01")
+        assert (name, given["models"], given["select"]) == ("bench", (), "edge-01")
 
 
 async def test_tabs_and_keys_can_be_clicked(open_app: Open) -> None:
