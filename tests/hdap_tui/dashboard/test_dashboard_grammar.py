@@ -18,7 +18,7 @@ from hdap_tui.errors import SettingsError
 def test_positionals_options_and_flags_are_read_as_on_the_command_line() -> None:
     call = parse("deploy resnet20-small --select 'edge-0*,tag=roof' --dry-run")
     assert call.command.name == "deploy"
-    given = {"model": "resnet20-small", "select": "edge-0*,tag=roof", "dry_run": True}
+    given = {"model": "resnet20-small", "select": "edge-0*,tag=roof", "dry-run": True}
     assert call.given == given
     assert call.arguments["yes"] is False
 
