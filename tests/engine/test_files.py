@@ -23,10 +23,19 @@ def test_a_file_is_replaced_whole_with_the_mode_asked_for(tmp_path: Path) -> Non
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), files.replacing(path) as aside:
-        aside.write_bytes(b"half")
-        raise RuntimeError
-    with pytest.raises(FileNotFoundError), files.replacing(path):
-        pass  # nothing was written
+
+    def half() -> None:
+        with files.replacing(path) as aside:
+            aside.write_bytes(b"half")
+            raise RuntimeError
+
+    def nothing() -> None:
+        with files.replacing(path):
+            pass
+
+    with pytest.raises(RuntimeError):
+        half()
+    with pytest.raises(FileNotFoundError):
+        nothing()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]

@@ -440,7 +440,7 @@ def test_the_file_is_found_by_flag_then_variable_then_upwards_then_user_folder(
     (places["tree"] / "fleet.toml").unlink()
     assert find() == places["user/hdap"] / "fleet.toml"
     (places["user/hdap"] / "fleet.toml").unlink()
-    with pytest.raises(SettingsError, match=r"there is no fleet\.toml in .*; write one, make one with"):
+    with pytest.raises(SettingsError, match=r"no fleet\.toml in .*; write one, make one with"):
         find()
 
 
