@@ -113,6 +113,7 @@ def document(row: DeviceRow) -> dict[str, Any]:
         "emulated": row.emulated,
         "tags": list(row.tags),
         "state": row.state,
+        "stage": row.stage,
         "error": row.error,
         "detail": row.detail,
         "seen_at": row.seen_at,
@@ -149,7 +150,7 @@ def _row(row: DeviceRow) -> tuple[str, ...]:
     cluster = "" if row.cluster is None else "noise" if row.cluster < 0 else chr(65 + row.cluster)
     return (
         row.name,
-        row.state + (f": {row.error}" if row.error else ""),
+        ": ".join(word for word in (row.state, row.stage or row.error) if word),
         row.model,
         _ms(row.latency_ms) + interval,
         "" if row.change_percent is None else f"{row.change_percent:+.1f} %",
