@@ -13,7 +13,7 @@ import hdap_tui.provision.builder
 from hdap_tui.provision.planning import Plan
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
-from hdap_tui.ssh.scripts import PYTHON, ROOT, ask, lines_of
+from hdap_tui.ssh.scripts import ALIVE, PYTHON, ROOT, ask, lines_of
 from hdap_tui.ssh.transfer import Payload, upload
 from hdap_tui.text import clean
 
@@ -28,13 +28,12 @@ _ATTEMPTS = 3
 _BUILD = f'exec "$1" -I {ROOT}/"$2" build "$3"'
 _CHECK = f'{PYTHON}\ninterpreter "$1"\nexec "$python" {ROOT}/"$2" check "$3"'
 
-_UNDO = f"""
+_UNDO = f"""{ALIVE}
 cd {ROOT} 2>/dev/null || {{ echo nothing; exit 0; }}
 for job in jobs/*/pid; do
   [ -s "$job" ] || continue
   id=${{job%/pid}}; id=${{id##*/}}; pid=$(cat "$job")
-  kill -s 0 "$pid" 2>/dev/null || continue
-  [ ! -d /proc/self ] || grep -q -e "$id" "/proc/$pid/cmdline" 2>/dev/null || continue
+  alive "$id" || continue
   echo running; exit 0
 done
 if [ -e environment ] && [ ! -L environment ]; then echo foreign; exit 0; fi

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hdap_tui.provision.fitting import NEWEST, OLDEST, Interpreter
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
-from hdap_tui.ssh.scripts import PYTHON, ROOT, ask, lines_of
+from hdap_tui.ssh.scripts import ALIVE, PYTHON, ROOT, ask, lines_of
 from hdap_tui.text import clean
 
 ENVIRONMENT = f"{ROOT}/environment"
@@ -59,7 +59,7 @@ for name in ("onnxruntime", "numpy"):
 print("used python %d.%d.%d" % sys.version_info[:3])
 """
 
-_LOOK = f"""{PYTHON}
+_LOOK = f"""{PYTHON}{ALIVE}
 echo "machine $(uname -m)"
 loader=$(ls /lib/ld-musl-* 2>/dev/null | head -n 1)
 [ -z "$loader" ] || "$loader" 2>&1 </dev/null | sed -n 's/^Version /musl /p' | head -n 1
@@ -73,8 +73,7 @@ for file in {ROOT}/wheels/*/*.whl; do [ -f "$file" ] && echo "wheel ${{file#{ROO
 for job in {ROOT}/jobs/*/pid; do
   [ -s "$job" ] || continue
   id=${{job%/pid}}; id=${{id##*/}}; pid=$(cat "$job")
-  kill -s 0 "$pid" 2>/dev/null || continue
-  [ ! -d /proc/self ] || grep -q -e "$id" "/proc/$pid/cmdline" 2>/dev/null || continue
+  alive "$id" || continue
   echo "running $id"
 done
 limited() {{

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.locks import LOCK, Claim, claimed
-from hdap_tui.ssh.scripts import ROOT, ask, lines_of
+from hdap_tui.ssh.scripts import ALIVE, ROOT, ask, lines_of
 
 _NAME = re.compile(r"models/([0-9a-f]{64})\.onnx")
 _HASH_RATE = 5e6  # bytes a second that the slowest device is trusted to hash
@@ -83,14 +83,14 @@ tell
 """
 
 # What a killed operator's measurement left: its group ends, and its folder goes.
-_END_LEFT = f"""{LOCK}
+_END_LEFT = f"""{LOCK}{ALIVE}
 cd {ROOT} 2>/dev/null || exit 0
 take "$1" "$2" "$3" || exit 0
 for request in jobs/*/request.json; do
   grep -q -s -e "$4" "$request" || continue
   job=${{request%/request.json}}
   pid=$(cat "$job/pid" 2>/dev/null)
-  if [ -n "$pid" ] && grep -q -s -e "${{job#jobs/}}" "/proc/$pid/cmdline"; then
+  if alive "${{job#jobs/}}"; then
     : >"$job/cancel"
     kill -s TERM -- "-$pid" 2>/dev/null
     sleep 1

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
-from hdap_tui.ssh.scripts import PYTHON, ROOT, ask, lines_of
+from hdap_tui.ssh.scripts import ALIVE, PYTHON, ROOT, ask, lines_of
 from hdap_tui.ssh.sockets import never
 from hdap_tui.text import clean
 
@@ -26,22 +26,9 @@ RESULTS_LIMIT = 64 << 20
 """Bytes of results beyond which a device is taken to talk nonsense."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-# A number in `pid` may belong to somebody else after a restart of the device, so the command
-# line must name the job. It is empty for a moment while a process becomes another program, and for
-# good once it has ended and nobody has collected it.
-_ALIVE = """
-alive() {
-  [ -n "$pid" ] && kill -s 0 "$pid" 2>/dev/null || return 1
-  [ -d /proc/self ] || return 0
-  grep -q -e "$1" "/proc/$pid/cmdline" 2>/dev/null && return 0
-  grep -q . "/proc/$pid/cmdline" 2>/dev/null && return 1
-  grep -q '^State:[[:space:]]*[DRS]' "/proc/$pid/status" 2>/dev/null
-}
-"""
-
 # A job that nobody has come for is removed once it was found a day old twice, a day apart: the
 # device's clock may have been wrong, and set right in one jump, since the folder was made.
-_START = f"""{PYTHON}{_ALIVE}
+_START = f"""{PYTHON}{ALIVE}
 umask 077
 job={ROOT}/jobs/$1
 mkdir -p {ROOT}/jobs || exit 1
@@ -60,7 +47,7 @@ setsid sh -c 'echo $$ >"$1/pid"; exec "$2" "$3" "$1"' \\
   sh "$PWD/$job" "$python" "$PWD/{ROOT}/$4" </dev/null >>"$job/runner.log" 2>&1 &
 """
 
-_FETCH = f"""{_ALIVE}
+_FETCH = f"""{ALIVE}
 cd {ROOT}/jobs/"$1" 2>/dev/null || {{ echo gone 0; exit 0; }}
 touch lease
 pid=$(cat pid 2>/dev/null)
@@ -72,7 +59,7 @@ echo "$state" $(wc -c <results.jsonl)
 tail -c +"$2" results.jsonl | head -c "$3"
 """
 
-_CANCEL = f"""{_ALIVE}
+_CANCEL = f"""{ALIVE}
 cd {ROOT}/jobs/"$1" 2>/dev/null || exit 0
 : >cancel
 pid=$(cat pid 2>/dev/null)

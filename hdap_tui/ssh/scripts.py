@@ -26,6 +26,20 @@ interpreter() {{
 """Shell function that sets `python` to the interpreter that a target's `python` means: where it is
 empty, that of the environment which provisioning built, or else the device's python3."""
 
+# A number in a file may belong to somebody else after a restart of the device, so the command
+# line must name the job. It is empty for a moment while a process becomes another program, and for
+# good once it has ended and nobody has collected it.
+ALIVE = """
+alive() {
+  [ -n "$pid" ] && kill -s 0 "$pid" 2>/dev/null || return 1
+  [ -d /proc/self ] || return 0
+  grep -q -e "$1" "/proc/$pid/cmdline" 2>/dev/null && return 0
+  grep -q . "/proc/$pid/cmdline" 2>/dev/null && return 1
+  grep -q '^State:[[:space:]]*[DRS]' "/proc/$pid/status" 2>/dev/null
+}
+"""
+"""Shell function that says whether the process `$pid` is the job that its argument names."""
+
 
 def ask(
     connection: Connection,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from hdap_tui.ssh import locks, release
+from hdap_tui.provision import building, survey
+from hdap_tui.ssh import locks, release, remote
+from hdap_tui.ssh.scripts import ALIVE
 
 SHELLS = {
     "dash": ("dash",),
@@ -213,3 +217,33 @@ def test_only_old_models_that_nobody_names_go(home: Home) -> None:
     assert sorted(gone) == sorted([old[2], home.digests[2]])
     left = {path.stem for path in (home.root / "models").iterdir()}
     assert left == {*home.digests[:2], old[0], old[1], recent}
+
+
+def test_what_was_left_ends_and_a_number_of_somebody_else_does_not(home: Home) -> None:
+    digest = home.digests[0]
+    left = {}
+    for job, named in (("mine", "runner mine"), ("other", "something else")):
+        folder = home.root / "jobs" / job
+        folder.mkdir(parents=True)
+        left[job] = subprocess.Popen(["sh", "-c", "sleep 60; true", named], start_new_session=True)
+        (folder / "request.json").write_text(digest)
+        (folder / "pid").write_text(str(left[job].pid))
+    try:
+        home.run(release._END_LEFT, "a", "60", "a@desk", digest)
+        assert left["mine"].wait(10) != 0
+        assert left["other"].poll() is None
+        assert list((home.root / "jobs").iterdir()) == []
+    finally:
+        for process in left.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_one_function_says_everywhere_whether_a_job_is_alive() -> None:
+    scripts = (
+        remote._START, remote._FETCH, remote._CANCEL, release._END_LEFT, survey._LOOK,
+        building._UNDO,
+    )  # fmt: skip
+    assert all(ALIVE in script for script in scripts)
+    assert not any("/cmdline" in script.replace(ALIVE, "") for script in scripts)
