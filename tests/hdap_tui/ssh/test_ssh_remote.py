@@ -259,13 +259,11 @@ def test_a_job_name_that_a_shell_could_misread_is_refused(name: str) -> None:
 def test_the_scripts_run_in_any_posix_shell(shell: str, tmp_path: Path) -> None:
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed")
-    from hdap_tui.ssh import remote, transfer
+    from hdap_tui.ssh import receiving, remote
 
     home = tmp_path / "home"
     job = home / ".hdap" / "jobs" / "j1"
     runner = home / ".hdap" / "runner" / "r.sh"
-    model = tmp_path / "m.part"
-    model.write_bytes(b"model")
     command = [shell, "sh"] if shell == "busybox" else [shell]
     command += ["--emulate", "sh"] if shell == "zsh" else []
 
@@ -282,11 +280,24 @@ def test_the_scripts_run_in_any_posix_shell(shell: str, tmp_path: Path) -> None:
         return done.stdout.decode()
 
     home.mkdir()
-    assert run(transfer._LIST, "models/none.onnx") == ""
     digest = "9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"
-    (home / ".hdap" / "models" / "m.part").write_bytes(b"model")
-    assert run(transfer._SETTLE, "models/m.part", "models/m.onnx", digest) == "models/m.onnx\n"
-    assert run(transfer._LIST, "models/m.onnx") == f"{digest}  models/m.onnx\n"
+    words = ("models/m.onnx", digest, "part-1")
+    assert run(receiving._CLAIM, "me", "", *words).splitlines()[1:] == ["part-1 mine 0 me"]
+    part = home / ".hdap" / "parts" / "part-1"
+    part.write_bytes(b"mod")
+    assert run(receiving._CLAIM, "other", "", *words).endswith("part-1 busy 3 me\n")
+    assert run(receiving._CLAIM, "me", "", *words).endswith("part-1 mine 3 me\n")
+    part.write_bytes(b"model")
+    assert run(receiving._PREFIX, "part-1", "5") == f"{digest}\n"
+    assert run(receiving._SETTLE, "other", *words) == "part-1 lost\n"
+    assert run(receiving._SETTLE, "me", *words) == "part-1 settled\n"
+    assert run(receiving._CLAIM, "other", "", *words).endswith("part-1 there 0 -\n")
+    assert list(part.parent.iterdir()) == []
+    run(receiving._CLAIM, "me", "", "models/n.onnx", digest, "part-2")
+    run(receiving._RELEASE, "me", "yes", "part-2")
+    assert list(part.parent.iterdir()) == []
+    run(receiving._REMOVE_UNUSED, "models/m.onnx", "part-1")
+    assert list((home / ".hdap" / "models").iterdir()) == []
     runner.write_text('cat "$1/request.json" >"$1/results.jsonl"; sleep 60 & wait')
     run(remote._START, "j1", "7", "/bin/sh", "runner/r.sh", stdin=b'{"a":1}')
     wait_for(lambda: (job / "results.jsonl").exists() and (job / "results.jsonl").stat().st_size)
