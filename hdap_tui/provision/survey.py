@@ -76,9 +76,10 @@ for job in {ROOT}/jobs/*/pid; do
   alive "$id" || continue
   echo "running $id"
 done
-limited() {{
-  if command -v timeout >/dev/null 2>&1; then timeout 20 "$@"; else "$@"; fi </dev/null 2>/dev/null
-}}
+if command -v timeout >/dev/null 2>&1 && timeout 5 true 2>/dev/null
+then limited() {{ timeout 20 "$@" </dev/null 2>/dev/null; }}  # an old BusyBox wants it otherwise
+else limited() {{ "$@" </dev/null 2>/dev/null; }}
+fi
 probe() {{
   [ -n "$1" ] && [ -f "$1" ] && [ -x "$1" ] || return 0
   case $1 in */shims/*) return 0 ;; esac  # a slow script that starts one of the others
@@ -105,6 +106,7 @@ for name in {_VERSIONS} python3 python; do
 done
 true
 """
+_LIBC = re.compile(r"(glibc|musl) \d{1,3}\.\d{1,4}[A-Za-z0-9._+-]{0,20}|musl")  # names files here
 _LIMIT = 262144
 _TIME_S = 120.0
 """Each interpreter may be slow to start on a small device."""
@@ -211,7 +213,7 @@ def _interpreter(said: dict[str, str], single: dict[str, str]) -> Interpreter | 
         abi=_word(said.get("abi"), f"cp{numbers[0]}{numbers[1]}"),
         bits=32 if said.get("bits") == "32" else 64,
         kernel_machine=_word(single["machine"], "unknown"),
-        libc=libc if re.fullmatch(r"(glibc|musl) \d+\.\d+\S{0,20}|musl", libc) else "",
+        libc=libc if _LIBC.fullmatch(libc) else "",
         implementation=_word(said.get("implementation"), "cpython"),
         unpacks="unpacks" in said,
     )

@@ -129,6 +129,25 @@ def test_a_hostile_answer_is_not_believed(line: str) -> None:
     assert [one.path for one in found.interpreters] == ["/usr/bin/python3.11", "/usr/bin/python3.9"]
 
 
+def test_what_a_device_calls_its_c_library_names_no_file_elsewhere() -> None:
+    found = parse(PI.replace("glibc 2.31", "glibc 2.31/../../../x").splitlines())
+    assert found is not None
+    assert {one.libc for one in found.interpreters} == {""}
+    assert all("/" not in one.key for one in found.interpreters)
+
+
+def test_an_old_busybox_that_wants_its_timeout_otherwise_is_no_obstacle(
+    home: tuple[list[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = home[1] / "tools"
+    tools.mkdir()
+    (tools / "timeout").write_text("#!/bin/sh\nexit 1\n")
+    (tools / "timeout").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    found = look(home, wanted=sys.executable)
+    assert [one.version for one in found.interpreters] == [sys.version_info[:3]]
+
+
 def test_an_odd_link_is_none_of_ours() -> None:
     other = PI.replace("environment.0123456789abcdef", "/etc")
     found = parse(other.splitlines())
