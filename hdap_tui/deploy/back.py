@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 from hdap_tui.deploy.hooks import Hooks
@@ -36,16 +37,17 @@ def back(
     def restore(connection: Connection) -> None:
         name = connection.where
         stage(name, "restore")
-        digest = release.restore(connection, claim)
-        # In this thread: an interruption must not leave the store behind the device.
-        if table.by_digest(store, digest) is not None:
-            devices.restore_model(store, name, digest)
-        running.setdefault(digest, []).append(name)
         try:
+            digest = release.restore(connection, claim)
+            # In this thread: an interruption must not leave the store behind the device.
+            if table.by_digest(store, digest) is not None:
+                devices.restore_model(store, name, digest)
+            running.setdefault(digest, []).append(name)
             stage(name, "hook")
             hooks.run(connection, digest, "rollback")
         finally:
-            release.let_go(connection, claim)
+            with contextlib.suppress(DeviceError):  # it is free by itself after a while
+                release.let_go(connection, claim)
 
     with owning(measuring.settings.state_dir):
         refuse_unfinished(store)

@@ -325,6 +325,14 @@ def test_two_deployments_at_once_are_refused_and_a_locked_device_says_who(
     assert hdap("deploy", "fast", "--yes", "--select", "edge-01")[0] == ExitCode.DONE
 
 
+def test_a_roll_back_to_nothing_leaves_no_lock(site: Site, hdap: Hdap) -> None:
+    assert hdap("deploy", "fast", "--yes", "--select", "edge-01")[0] == ExitCode.DONE
+    (site.lab.device("edge-01").home / ".hdap" / "previous").unlink()
+    status, _, said = hdap("rollback", "--yes", "--select", "edge-01")
+    assert (status, "no previous model" in said) == (ExitCode.FAILED, True)
+    assert locks(site, "edge-01") == ["free"]
+
+
 def hold(
     site: Site, device: str, seconds: int, boot: str = "", token: str = "0123456789abcdef"
 ) -> None:
