@@ -36,6 +36,7 @@ _EXPANDED = SINGLE - {"proxycommand", "port", "identitiesonly"}
 _USUAL_KEYS = (
     "id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa",
 )  # fmt: skip
+_FEWEST_USUAL = 5  # OpenSSH lists other ones of them in each version
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,9 @@ class SshConfig:
         for line in done.stdout.splitlines():
             key, _, value = line.partition(" ")
             values.setdefault(key.lower(), []).append(value)
-        if tuple(values.get("identityfile", ())) == tuple(f"~/.ssh/{n}" for n in _USUAL_KEYS):
-            del values["identityfile"]
+        listed = values.get("identityfile", [])
+        if len(listed) >= _FEWEST_USUAL and set(listed) <= {f"~/.ssh/{n}" for n in _USUAL_KEYS}:
+            del values["identityfile"]  # nobody has named one
         return _options(host, values)
 
 

@@ -74,6 +74,26 @@ Host orin*
     assert found.config is None
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa"),
+        ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss"),
+        ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"),
+    ],
+)
+def test_keys_that_ssh_lists_by_itself_are_not_named_ones(
+    home: Path, names: tuple[str, ...]
+) -> None:
+    program = home / "ssh"  # of OpenSSH 9, 10, and one without XMSS
+    said = "\n".join(["user pi", *(f"identityfile ~/.ssh/{name}" for name in names)])
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+    program.chmod(0o755)
+    (home / ".ssh" / "config").write_text("Host orin\n  User pi\n")
+    found = resolve(target(SshConfig(None, program=str(program))))
+    assert (found.user, found.identities) == ("pi", ())
+
+
 def test_the_settings_go_before_the_file_and_the_file_before_the_defaults(write: Write) -> None:
     config = write("Host orin\n  Port 2222\n  User pi\n  ProxyJump bastion\n")
     found = resolve(target(config, port=23, user="root", proxy_jump="none"))
