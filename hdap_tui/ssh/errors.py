@@ -107,6 +107,8 @@ def classify(error: BaseException, where: str) -> DeviceError:
         return DeviceError(ErrorKind.DISCONNECTED, f"{where}: the connection was lost")
     if isinstance(error, OSError):
         return _of_system(error, where)
+    if isinstance(error, UserError):  # of this machine, its database for one; a sentence already
+        return DeviceError(ErrorKind.FAILED, f"{where}: {error}")
     return DeviceError(ErrorKind.GARBAGE, f"{where}: {clean(str(error)) or type(error).__name__}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sshd import QUICK, Sshd, free_port
 
+from hdap_tui.errors import UserError
 from hdap_tui.ssh import pool as pool_module
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind, classify
 from hdap_tui.ssh.pool import Connections, backoff
@@ -188,6 +189,7 @@ def test_the_pauses_grow_and_differ() -> None:
         (OSError("No space left on device"), ErrorKind.DISK_FULL),
         (OSError("Failure"), ErrorKind.FAILED),
         (KeyError("odd"), ErrorKind.GARBAGE),
+        (UserError("fleet.db: the disk is full."), ErrorKind.FAILED),
     ],
 )
 def test_every_error_has_a_class_and_one_sentence(error: Exception, kind: ErrorKind) -> None:
