@@ -259,7 +259,8 @@ class Visit:
             wait = 1.5
         self._stage("timing")
         while True:
-            yield Pause(min(wait, 0.8 * request["lease_s"]))
+            left = max(limit - time.monotonic(), 0.5)  # it costs no more than its own time
+            yield Pause(min(wait, 0.8 * request["lease_s"], left))
             state = yield from self._fetch(job, text)
             parsed = results.parse(
                 bytes(text).splitlines(keepends=True),

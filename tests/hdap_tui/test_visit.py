@@ -7,8 +7,11 @@ import pytest
 
 from engine.latency import Configuration
 from engine.results import Parsed
+from hdap_tui.ssh.pool import Connections
+from hdap_tui.ssh.remote import RemoteJob
+from hdap_tui.ssh.target import Target
 from hdap_tui.ssh.transfer import Payload
-from hdap_tui.visit import Bench, Pace, _left, stage_of
+from hdap_tui.visit import Bench, Pace, Visit, _left, stage_of
 
 BENCH = Bench(blocks_min=5, blocks_max=20, warmup_s=1.0, block_s=1.0, time_limit_s=300.0)
 
@@ -72,6 +75,19 @@ def test_every_model_is_asked_for_in_every_configuration_once() -> None:
     assert asked["look_after"] == 1
     found = [(m["digest"][0], m["batch"], m["threads"]) for m in asked["models"][:5]]
     assert found == [("a", 1, 1), ("a", 1, 2), ("a", 4, 1), ("a", 4, 2), ("b", 1, 1)]
+
+
+def test_a_run_that_moves_nothing_is_waited_for_no_longer_than_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hdap_tui.visit._GRACE_S", 0.0)
+    visit = Visit(
+        Target(name="edge", host="edge", known_hosts=Path("/none")), [], Payload(Path(), "", 0, ""),
+        replace(BENCH, time_limit_s=0.7), pool=Connections(), cores=1, pace=Pace(),
+        on_stage=lambda _device, _stage: None, cancelled=lambda: False,
+    )  # fmt: skip
+    request = {"look_after": 0, "expected_block_s": 100.0, "lease_s": 1000.0}
+    assert next(visit._collect(RemoteJob("job"), request)).seconds <= 0.7  # type: ignore[union-attr]
 
 
 def test_a_stage_says_what_a_device_waits_for() -> None:
