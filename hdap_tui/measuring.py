@@ -116,7 +116,7 @@ class Measuring:
             how = latency.configuration
             other = "" if how == standard.standard else str(how)
             measurements.add(self.store, sweep, latency, other)
-            if not other or latency.ok or latency.error in _OFF:
+            if not other or latency.ok or is_off(latency):
                 self._remember(latency)
             self._noticing.saw(latency)
             found.append(latency)
@@ -152,7 +152,12 @@ class Measuring:
         if latency.error == "skipped":  # it was asked to wait, and is as well as before
             devices.set_state(self.store, latency.device, "busy", "skipped", latency.detail)
             return
-        state: DeviceState = "ok" if latency.ok else "off" if latency.error in _OFF else "failed"
+        state: DeviceState = "ok" if latency.ok else "off" if is_off(latency) else "failed"
         devices.set_state(
             self.store, latency.device, state, latency.error, "" if latency.ok else latency.detail
         )
+
+
+def is_off(latency: Latency) -> bool:
+    """Say whether a device could not be reached, unlike one whose runner told what went wrong."""
+    return latency.error in _OFF and not latency.conditions

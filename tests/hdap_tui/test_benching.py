@@ -20,6 +20,7 @@ from hdap_tui.errors import ExitCode
 from hdap_tui.lab.control import LabInfo
 from hdap_tui.lab.fleet_file import fleet_toml
 from hdap_tui.lab.profiles import Plan
+from hdap_tui.measuring import is_off
 from hdap_tui.store import measurements
 from hdap_tui.store.database import open_store
 from hdap_tui.sweep import Bench, Fleet
@@ -50,6 +51,13 @@ def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFact
     new.opset_import[0].version = 99
     onnx.save(new, file.parent / "new.onnx")
     return Site(lab, file)
+
+
+def test_a_device_whose_runner_ran_out_of_time_is_not_off() -> None:
+    silent = Latency(device="edge", model="m", error="timeout", detail="no answer")
+    assert is_off(silent)
+    slow = Latency(device="edge", model="m", error="timeout", conditions={"python": "3.11"})
+    assert not is_off(slow)
 
 
 def test_all_combinations_are_timed_in_one_run_and_none_but_the_standard_is_watched(
