@@ -185,11 +185,13 @@ def _start(folder: Path, name: str, board: str, cpus: Sequence[int]) -> Machine:
 
 
 def _other_mounts() -> list[str]:
-    """Return the folders of this Python that do not lie on the root file system."""
+    """Return the folders of this Python that a device would not see without being given them."""
     here = Path(__file__).resolve().parents[2]
     root = os.stat("/").st_dev
     places = {sys.prefix, sys.base_prefix, str(here)}
-    return sorted(place for place in places if os.stat(place).st_dev != root)
+    return sorted(
+        place for place in places if os.stat(place).st_dev != root or place.startswith("/tmp/")
+    )
 
 
 def _first_process(process: subprocess.Popen[bytes], own: Path) -> int:
