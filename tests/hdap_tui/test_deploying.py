@@ -239,14 +239,16 @@ def test_a_slower_model_goes_back_with_its_whole_stage(site: Site, hdap: Hdap) -
     assert "not measured faster" in report["stopped"]
 
 
-@pytest.mark.parametrize("fault", ["full-disk", "drop"])
-def test_a_fault_on_one_device_costs_only_that_device(site: Site, hdap: Hdap, fault: str) -> None:
+@pytest.mark.parametrize(("fault", "options"), [("full-disk", {}), ("drop", {"after_s": 0.02})])
+def test_a_fault_on_one_device_costs_only_that_device(
+    site: Site, hdap: Hdap, fault: str, options: dict[str, float]
+) -> None:
     configure(site, 'max_failures = "1"\n')
     limits = "[ssh]\ncommand_timeout_s = 2\nconnect_timeout_s = 2\n"
     site.file.write_text(site.file.read_text().replace("[ssh]\n", limits))
     models = site.lab.device("edge-04").home / ".hdap" / "models"
     shutil.rmtree(models, ignore_errors=True)  # so that there is something to write
-    control.fault(site.lab.state, "edge-04", fault)
+    control.fault(site.lab.state, "edge-04", fault, **options)
     status, report, _ = hdap("deploy", "fast", "--yes", "--select", "edge-03,edge-04")
     control.fault(site.lab.state, "edge-04", "none")
     assert status == ExitCode.PARTLY
