@@ -23,7 +23,8 @@ _USER = ("ansible_user", "ansible_ssh_user")
 _KEY = ("ansible_ssh_private_key_file", "ansible_private_key_file")
 _PYTHON = ("ansible_python_interpreter",)
 _ARGUMENTS = ("ansible_ssh_common_args", "ansible_ssh_extra_args", "ansible_ssh_args")
-_SECRETS = re.compile(r"ansible_\w*(?:pass|password|passphrase|become_pass)\Z")
+SECRETS = re.compile(r"ansible_\w*(?:pass|password|passphrase|become_pass)\Z")
+"""Variables whose values nobody may see."""
 _SSH = frozenset({"", "ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh"})
 _TEMPLATE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _USUAL_PYTHON = re.compile(r"auto\w*|(?:/usr(?:/local)?)?(?:/bin/)?python[23]?")
@@ -159,7 +160,7 @@ def _take(
         )
         return
     for key, value in variables.items():
-        if _SECRETS.match(key):
+        if SECRETS.match(key):
             found.note(
                 f"{value.place}: {clean(key, 60)} is not taken over: passwords are asked for, or"
                 " come from ssh.password_command."

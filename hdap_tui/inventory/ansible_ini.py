@@ -7,7 +7,7 @@ import re
 import shlex
 
 from hdap_tui.config.source import did_you_mean
-from hdap_tui.inventory.ansible import Group, Inventory, Value, Variables
+from hdap_tui.inventory.ansible import SECRETS, Group, Inventory, Value, Variables
 from hdap_tui.inventory.ansible_yaml import read_beside
 from hdap_tui.inventory.found import Found
 from hdap_tui.inventory.source import VAULT, InventoryError, Text
@@ -64,7 +64,9 @@ def _host_line(inventory: Inventory, group: Group, number: int, line: str) -> No
     for word in words[1:]:
         key, equals, value = word.partition("=")
         if not equals:
-            raise text.error(number, f'"{clean(word, 40)}" is no variable; write key=value.')
+            secret = any(map(SECRETS.match, variables))  # then this may be a piece of it
+            said = "what stands behind a blank" if secret else f'"{clean(word, 40)}"'
+            raise text.error(number, f"{said} is no variable; write key=value.")
         variables[key] = Value(value, text.place(number))
     if words:
         inventory.add_hosts(group, words[0], number, variables)

@@ -104,7 +104,7 @@ def _take(text: Text, line: int, row: list[str], columns: dict[str, int], found:
     place = text.place(line)
     width = max(columns.values()) + 1
     if len(row) < width and not cell("name"):
-        found.leave_out(place, ",".join(row)[:80], "has too few columns.")
+        found.leave_out(place, cell("host"), "has too few columns.")
         return
     host = Host(
         name=cell("name"),

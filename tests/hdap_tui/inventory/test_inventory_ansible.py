@@ -122,6 +122,13 @@ all:
 """
 
 
+def test_a_piece_of_a_password_is_not_said() -> None:
+    with pytest.raises(InventoryError) as caught:
+        found_in("edge ansible_user=pi ansible_password=correct horse\n")
+    assert "write key=value" in str(caught.value)
+    assert "horse" not in str(caught.value)
+
+
 def test_a_yaml_inventory_is_put_together_as_ansible_does() -> None:
     found = found_in(YAML, "hosts.yml")
     assert named(found, "orin-02").settings == {

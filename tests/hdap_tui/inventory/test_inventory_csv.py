@@ -45,6 +45,12 @@ def test_a_table_out_of_a_spreadsheet_is_read(here: Path) -> None:
     ]
 
 
+def test_what_may_be_a_secret_is_not_said() -> None:
+    found = read(written("password,name\nhunter2\n"))
+    assert len(found.left_out) == 1
+    assert "hunter2" not in repr(found)
+
+
 def test_a_row_that_is_wrong_costs_only_itself() -> None:
     found = read(written(
         "name,host,port,tags\n"
