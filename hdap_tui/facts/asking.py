@@ -23,12 +23,14 @@ runner={ROOT}/$2
 shift 2
 exec "$python" "$runner" "$@"
 """
+_RUNNER_S = 45
+"""Seconds for its Python, which a given-up command would leave behind."""
 _BOTH = f"""{LOOK}
 {PYTHON}
 if [ -n "${{3:-}}" ] && [ -e "{ROOT}/$3" ]; then
   interpreter "$2"
   printf '\\nrunner='
-  "$python" "{ROOT}/$3" --facts </dev/null 2>/dev/null
+  seconds={_RUNNER_S}; limited "$python" "{ROOT}/$3" --facts
 fi
 true
 """

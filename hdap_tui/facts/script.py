@@ -19,7 +19,7 @@ print("python=%d.%d.%d|%s|%s|%s" % (sys.version_info[:3] + (abi, ",".join(has), 
 """
 
 LOOK = rf"""
-R=${{1:-}}
+R=${{1:-}} seconds=5
 one() {{
   value=; [ -r "$R$2" ] || return 0
   IFS= read -r value 2>/dev/null <"$R$2"
@@ -27,7 +27,7 @@ one() {{
 }}
 line() {{ sed -n "/^$2[[:space:]]*:/{{s/^[^:]*:[[:space:]]*/$1=/p;q;}}" "$R$3" 2>/dev/null; }}
 if command -v timeout >/dev/null 2>&1 && timeout 5 true 2>/dev/null
-then limited() {{ timeout 5 "$@" </dev/null 2>/dev/null; }}
+then limited() {{ timeout "$seconds" "$@" </dev/null 2>/dev/null; }}
 else limited() {{ "$@" </dev/null 2>/dev/null; }}
 fi
 echo "machine=$(uname -m)"; echo "system=$(uname -s)"

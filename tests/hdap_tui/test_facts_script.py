@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hdap_tui.facts import Facts, parse, pythons
+from hdap_tui.facts import Facts, asking, parse, pythons
 from hdap_tui.facts.script import LOOK
 
 SHELLS = [shell for shell in ("sh", "dash", "busybox", "mksh", "bash") if shutil.which(shell)]
@@ -204,6 +205,25 @@ def test_a_python_that_hangs_or_is_broken_costs_only_itself(tmp_path: Path) -> N
     facts = look(path=tmp_path)
     assert facts["machine"]
     assert all(one.path.startswith("/") for one in pythons(facts))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_runner_that_hangs_ends_on_the_device(tmp_path: Path, shell: str) -> None:
+    program(tmp_path, "python3", "echo $$ >pid; exec sleep 60")
+    (tmp_path / ".hdap" / "runner").mkdir(parents=True)
+    (tmp_path / ".hdap" / "runner" / "r.py").touch()
+    command = [shutil.which(shell) or shell, *(["ash"] if shell == "busybox" else [])]
+    script = asking._BOTH.replace(LOOK, "echo machine=x\n" + LOOK.partition("echo ")[0])
+    script = script.replace(f"seconds={asking._RUNNER_S}", "seconds=1")
+    subprocess.run(
+        [*command, "-c", script, "hdap", "", "python3", "runner/r.py"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        timeout=30,
+        check=True,
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
