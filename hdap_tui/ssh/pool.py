@@ -206,6 +206,9 @@ class Connections:
                 bastion.error = error
                 bastion.until = time.monotonic() + self.believed_s
                 raise
+            if self._closed:  # meanwhile: whoever closed the others did not see this one
+                bastion.connection.close()
+                raise Cancelled
             return bastion.connection
 
     def _open_bastion(self, jumps: tuple[Jump, ...], cancelled: Callable[[], bool]) -> Connection:
@@ -236,9 +239,6 @@ class Connections:
             deadline.within(pause).rest()
         if through is not None:
             self._pulse.watch(connection.transport, last.timeouts.dead_after, lambda: True)
-        if self._closed:
-            connection.close()
-            raise Cancelled
         return connection
 
     def opening(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hdap_tui.errors import UserError
 from hdap_tui.ssh import pool as pool_module
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind, classify
 from hdap_tui.ssh.pool import Connections, backoff
-from hdap_tui.ssh.target import Target
+from hdap_tui.ssh.target import Jump, Target
 
 SHORT = replace(QUICK, connect=1.0, handshake=1.0, auth=1.0, total=1.5)
 
@@ -197,3 +198,20 @@ def test_every_error_has_a_class_and_one_sentence(error: Exception, kind: ErrorK
     assert found.kind is kind
     assert str(found).startswith("edge-01: ")
     assert classify(found, "elsewhere") is found
+
+
+def test_a_jump_host_that_opens_while_all_is_closed_is_closed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, closed = Connections(), threading.Event()
+    late = SimpleNamespace(alive=True, close=closed.set)
+
+    def opened(*_: object) -> object:
+        pool.close()
+        return late
+
+    monkeypatch.setattr(pool, "_open_bastion", opened)
+    jump = Jump(name="jump", host="jump", known_hosts=Path("/none"))
+    with pytest.raises(Cancelled):
+        pool._bastion((jump,), lambda: False)
+    assert closed.is_set()
