@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Self
 
+from hdap_tui.errors import UserError
 from hdap_tui.store import devices
 from hdap_tui.store.database import Store
 
@@ -52,7 +54,8 @@ class Stages:
             with self._lock:
                 latest, self._latest = self._latest, {}
             if latest:
-                with self._store.write():
+                # A store that is locked for long, or full, costs these stages and no more.
+                with contextlib.suppress(UserError), self._store.write():
                     for device, stage in latest.items():
                         ended = stage == "done" or stage.startswith("failed")
                         devices.set_stage(self._store, device, "" if ended else stage)

@@ -70,7 +70,8 @@ def clear_stages(store: Store, names: Iterable[str] | None = None) -> None:
             if names is None or row["name"] in names:
                 connection.execute(
                     """UPDATE devices SET stage = '',
-                        state = CASE WHEN state = 'busy' THEN 'unknown' ELSE state END
+                        state = CASE WHEN state = 'busy' AND error <> 'skipped'
+                            THEN 'unknown' ELSE state END
                     WHERE id = ?""",
                     (row["id"],),
                 )

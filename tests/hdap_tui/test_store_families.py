@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from engine.latency import Comparison, FleetComparison, Latency
 from hdap_tui.config import Device
+from hdap_tui.stages import Stages
 from hdap_tui.store import (
     activity,
     alerts,
@@ -203,6 +205,29 @@ def test_what_a_killed_process_was_doing_is_forgotten(store: Store) -> None:
     ]  # fmt: skip
     devices.clear_stages(store)
     assert devices.rows(store)[1].stage == ""
+
+
+def test_a_device_that_was_skipped_as_busy_stays_so(store: Store) -> None:
+    devices.set_stage(store, "a", "busy 80 %")
+    devices.set_state(store, "a", "busy", "skipped", "others used 80 % of the CPU")
+    devices.clear_stages(store)
+    row = devices.rows(store)[0]
+    assert (row.state, row.error, row.stage) == ("busy", "skipped", "")
+
+
+def test_stages_go_on_after_the_store_refused_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stages, "every_s", 0.01)
+    with Stages(store) as stages:
+        stages.say("nobody knows it", "connecting")
+        until = time.monotonic() + 10
+        while stages._latest and time.monotonic() < until:
+            time.sleep(0.01)
+        stages.say("a", "upload 40 %")
+        while not devices.rows(store)[0].stage and time.monotonic() < until:
+            time.sleep(0.01)
+        assert devices.rows(store)[0].stage == "upload 40 %"
 
 
 def test_text_from_a_device_loses_its_control_characters(store: Store) -> None:
