@@ -77,7 +77,8 @@ def bench(
         old, *others = dict.fromkeys(row.digest for row in wanted)
         compared = comparing.pairs(latencies, old, others)
         data |= comparing.document(compared, names, old)
-        shown = comparing.table(compared, names, old)
+        failed = [found for found in latencies if not found.ok]
+        shown = comparing.table(compared, names, old, failed)
         text = comparing.sentence(compared, names, old)
     return Outcome(data=data, table=shown, text=text, exit_code=exit_code(latencies))
 

@@ -77,9 +77,11 @@ def document(found: Sequence[Pair], names: Mapping[str, str], old: str) -> dict[
     }
 
 
-def table(found: Sequence[Pair], names: Mapping[str, str], old: str) -> Table:
-    """Return one line a device for a person."""
-    rows = [
+def table(
+    found: Sequence[Pair], names: Mapping[str, str], old: str, failed: Sequence[Latency] = ()
+) -> Table:
+    """Return one line a device for a person, then one for each reason why there is no more."""
+    rows: list[tuple[str, ...]] = [
         (
             one.device,
             names.get(pair.model, pair.model[:12]),
@@ -96,6 +98,13 @@ def table(found: Sequence[Pair], names: Mapping[str, str], old: str) -> Table:
         for pair in found
         for one, a, b in pair.devices
     ]  # fmt: skip
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for latency in failed:
+        reason = (latency.device, latency.error, latency.detail)
+        reasons.setdefault(reason, []).append(names.get(latency.model, latency.model[:12]))
+    for (device, error, detail), models in reasons.items():
+        affected = ", ".join(dict.fromkeys(models))
+        rows.append((device, affected, "", "", "", "", "", error, detail))
     first = names.get(old, old[:12])
     columns = (
         "device", "model", "run with", first, "it", "speed-up", "95 % interval", "verdict", "",
@@ -112,7 +121,8 @@ def sentence(found: Sequence[Pair], names: Mapping[str, str], old: str) -> str:
         fleet, new = pair.fleet, names.get(pair.model, pair.model[:12])
         emulated = " (emulated)" if any(a.emulated for _, a, _ in pair.devices) else ""
         lines.append(
-            f"{new} against {names.get(old, old[:12])} on {fleet.devices} devices{emulated}, "
+            f"{new} against {names.get(old, old[:12])} on "
+            f"{fleet.devices} {'device' if fleet.devices == 1 else 'devices'}{emulated}, "
             f"{pair.configuration}: {fleet.speedup:.3f} times as fast on average "
             f"({fleet.low:.3f} to {fleet.high:.3f}): {fleet.verdict}; faster on {fleet.faster}, "
             f"slower on {fleet.slower}."

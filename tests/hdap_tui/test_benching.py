@@ -15,6 +15,7 @@ from operating import Site, hdap, network
 from sshd import Sshd
 
 from engine.latency import Latency
+from hdap_tui.cli.app import run
 from hdap_tui.config import load
 from hdap_tui.errors import ExitCode
 from hdap_tui.lab.control import LabInfo
@@ -125,6 +126,19 @@ def test_a_model_too_new_for_the_runtime_is_one_sentence_and_the_others_are_meas
             assert one["error"] == "model"
             assert one["detail"].startswith("the model has opset 99 and IR version 8; the ONNX Run")
             assert "export it for an older opset, or update ONNX Runtime" in one["detail"]
+
+
+def test_a_comparison_says_what_could_not_be_compared(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ("slow", str(site.folder / "fast.onnx"), str(site.folder / "new.onnx"))
+    arguments = ["bench", *models, "--compare", "--select", "edge-01", "--config", str(site.file)]
+    assert run(arguments, lambda _context: 0) == ExitCode.PARTLY
+    told = capsys.readouterr().out
+    assert "faster" in told
+    assert "on 1 device (emulated)" in told
+    assert "edge-01\tnew\t" in told
+    assert "opset 99" in told
 
 
 def test_a_provider_that_the_device_lacks_is_named_beside_those_that_it_has(site: Site) -> None:
