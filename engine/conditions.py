@@ -131,6 +131,8 @@ def dirty(conditions: Mapping[str, Any], contended: float, emulated: bool) -> li
     waited = _mapping(conditions.get("waited"))
     if waited.get("in_vain"):
         said.append(f"{waited['in_vain']} after {_positive(waited.get('s')) or 0:.0f} s of waiting")
+    if waited.get("no_sensor"):
+        said.append(f"it has no {waited['no_sensor']} sensor to wait for")
     cold, sustained = conditions.get("cold_ms"), conditions.get("sustained_ms")
     if _is_number(cold) and _is_number(sustained):
         way = "slower" if sustained > cold else "faster"

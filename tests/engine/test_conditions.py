@@ -105,4 +105,7 @@ def test_what_was_off_is_said_in_words() -> None:
         "somebody connected during 2 of the blocks",
     ]
     assert conditions.dirty({}, 0.0, False) == []
+    assert conditions.dirty({"waited": {"s": 0.0, "no_sensor": "temperature"}}, 0.0, False) == [
+        "it has no temperature sensor to wait for"
+    ]
     assert conditions.dirty({"during": {"others_share": 0.3}}, 0.3, True) == []
