@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from hdap_tui import library
 from hdap_tui.actions.deployments import deployment_document
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.deploy import Options, Plan, Report, Rollout, abort, back, plan, preview, resume
 from hdap_tui.deploy.preview import Seen
 from hdap_tui.deploy.taking_up import find
-from hdap_tui.errors import ExitCode, RefusedError, SettingsError
+from hdap_tui.errors import ExitCode, RefusedError, SettingsError, UserError
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import deployments, devices
@@ -44,7 +46,7 @@ def deploy(
         context.settings.deploy, stages=stages, pause=pause, max_failures=max_failures
     )
     with Measuring(context) as measuring:
-        row = table.find(context.store, model) if model else _latest(context)
+        row = _named(context, model) if model else _latest(context)
         todo = plan(measuring, row, chosen, options)
         if dry_run:
             return _planned(context, todo, preview(measuring, todo))
@@ -97,23 +99,30 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
     if not yes and not context.confirm("Put the previous model back?", touched):
         raise RefusedError("Nothing was changed.")
     if not todo:
-        raise RefusedError("No device has a previous model: nothing has been deployed on them.")
+        raise RefusedError(
+            "None of these devices has a previous model: nothing was deployed there, or the last "
+            "deployment was taken back."
+        )
     errors: dict[str, DeviceError] = {}
     with Measuring(context) as measuring:
         done = back(measuring, todo, errors.__setitem__)
         last = deployments.last(context.store)
         if last is not None and _undone(context, last.id, done):
             deployments.finish(context.store, last.id, "rolled back")
+    without = [name for name in chosen if name not in todo]
+    alone = ", ".join(map(context.shown, without))
     return Outcome(
         data={
             "rolled_back": done,
             "failed": {name: str(error) for name, error in errors.items()},
+            "without_previous": without,
         },
         text="\n".join(
             [
-                f"{len(done)} devices run their previous model again: "
+                f"{_devices(len(done))} back on their previous model: "
                 f"{', '.join(map(context.shown, done))}.",
                 *map(str, errors.values()),
+                *([f"Left alone, without a previous model: {alone}."] if without else []),
             ]
         ),
         exit_code=_code(done, errors),
@@ -126,6 +135,19 @@ def _number(word: str | None) -> int | None:
             f'"{word}" is no number of a deployment; "hdap deployments" lists them.'
         )
     return None if word is None else int(word)
+
+
+def _devices(number: int) -> str:
+    return f"{number} {'device' if number == 1 else 'devices'}"
+
+
+def _named(context: Context, word: str) -> ModelRow:
+    if word.endswith(".onnx") or "/" in word:  # a file, as `bench` takes one
+        return library.from_file(context.store, Path(word).expanduser())
+    try:
+        return table.find(context.store, word)
+    except UserError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _latest(context: Context) -> ModelRow:
@@ -193,7 +215,7 @@ def reported(report: Report, context: Context) -> Outcome:
     if result is not None:
         kind = ", emulated" if report.row.emulated else ""
         text += (
-            f" Mean speed-up over {result.devices} devices: {result.speedup:.2f}x"
+            f" Mean speed-up over {_devices(result.devices)}: {result.speedup:.2f}x"
             f" (95 % interval {result.low:.2f} to {result.high:.2f}, measured{kind}):"
             f" {result.verdict}; mean latency {result.mean_before_ms:.3f} ms ->"
             f" {result.mean_after_ms:.3f} ms."

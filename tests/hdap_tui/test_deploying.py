@@ -194,7 +194,8 @@ def test_a_deployment_writes_every_step_down_and_no_reader_finds_a_gap(
         status, report, _ = hdap("deploy", "fast", "--yes", "--select", "edge-01,edge-02")
         assert status == ExitCode.DONE, report_of(report)
         assert running(site, hdap) == ["fast", "fast", "", ""]
-        assert hdap("rollback", "--yes", "--select", "edge-01")[0] == ExitCode.DONE
+        _, answer, _ = hdap("rollback", "--yes", "--select", "edge-01")
+        assert (answer["rolled_back"], answer["without_previous"]) == (["edge-01"], [])
     clock.unlink()
     assert running(site, hdap)[0] == "slow"
     assert read.count(0) == 0
