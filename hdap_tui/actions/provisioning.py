@@ -138,7 +138,8 @@ class _Work:
             )
 
         shelf.cancelled = self.unwanted
-        self.plans |= self.each("look", self.targets, one, "looking")
+        found = self.each("look", self.targets, one, "looking")
+        self.plans |= {name: found[name] for name in self.targets if name in found}
         return self.plans
 
     def build(self, todo: list[Plan]) -> None:
