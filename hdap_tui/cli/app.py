@@ -114,12 +114,17 @@ def _group(name: str, text: str) -> click.Group:
 
 
 def _build_command(command: Command) -> click.Command:
-    def callback(as_json: bool, **arguments: Any) -> int:
-        config = click.get_current_context().find_root().obj
+    def callback(as_json: bool, config: Path | None = None, **arguments: Any) -> int:
+        config = config or click.get_current_context().find_root().obj
         return execute(command, config, as_json, arguments)
 
     params: list[click.Parameter] = [_build_parameter(p) for p in command.parameters]
     params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."))
+    if not any(parameter.name == "config" for parameter in command.parameters):
+        # Also here, since that is where one types it; the help has it once, before the command.
+        params.append(
+            click.Option(["--config"], type=click.Path(path_type=Path), default=None, hidden=True)
+        )
     return click.Command(command.name, callback=callback, params=params, help=command.help)
 
 
