@@ -33,7 +33,7 @@ from hdap_tui.store.records import (
 )
 from hdap_tui.text import clean
 
-_LABEL = 10
+_LABEL = 12
 _METRICS = {
     "test_accuracy": "test accuracy",
     "parameters": "parameters",

@@ -97,7 +97,7 @@ class DeviceScreen(HdapScreen):
 
     @property
     def _room(self) -> int:
-        return (47 if self.size.width >= NARROW else self.size.width) - 2
+        return (47 if self.size.width >= NARROW else self.size.width) - 4
 
     def _row(self, snapshot: FleetSnapshot) -> DeviceRow | None:
         return next((d for d in snapshot.devices if d.name == self.device), None)
