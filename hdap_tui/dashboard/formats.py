@@ -189,7 +189,7 @@ def proof(deployment: DeploymentRow) -> str:
     known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
     parts = [
         f"{deployment.speedup:.2f}×" + (f" ({low:.2f}–{high:.2f})" if known else ""),
-        devices,
+        count(deployment.measured, "device") if deployment.measured else devices,
         "measured",
     ]
     return ", ".join([*parts, "emulated"] if deployment.emulated else parts)

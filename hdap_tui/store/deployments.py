@@ -288,6 +288,8 @@ SELECT p.id, p.state, p.started_at, p.finished_at, p.speedup, p.low, p.high, p.v
     (SELECT count(*) FROM deployment_devices x WHERE x.deployment_id = p.id) AS devices,
     (SELECT count(*) FROM deployment_devices x WHERE x.deployment_id = p.id AND x.switched
     ) AS switched,
+    (SELECT count(*) FROM deployment_devices x WHERE x.deployment_id = p.id
+        AND x.speedup IS NOT NULL) AS measured,
     EXISTS (SELECT 1 FROM deployment_devices x JOIN devices d ON d.id = x.device_id
         WHERE x.deployment_id = p.id AND d.emulated) AS emulated
 FROM deployments p

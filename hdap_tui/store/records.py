@@ -203,6 +203,8 @@ class DeploymentRow:
     """Why the rest was left out."""
     devices: int = 0
     switched: int = 0
+    measured: int = 0
+    """Devices on which old and new were timed side by side."""
     failed: int = 0
     """Devices on which something went wrong."""
     speedup: float | None = None

@@ -75,6 +75,7 @@ class DeploymentsScreen(TableView):
         row: DeploymentRow | None = self.main.current
         if row is None:
             self._title.update("")
+            self._devices.show(())
             return
         title = Text(f"deployment {row.id}", style=self.palette["title"])
         if row.stages:

@@ -63,6 +63,8 @@ def test_a_proof_says_what_was_measured_where() -> None:
     assert formats.proof(replace(done, emulated=False, high=math.inf)) == (
         "2.31×, 12 devices, measured"
     )
+    in_part = replace(done, measured=7, emulated=False)
+    assert formats.proof(in_part) == "2.31× (2.25–2.37), 7 devices, measured"
     unmeasured = replace(done, speedup=None, devices=1)
     assert formats.proof(unmeasured) == "1 device, not measured"
     assert formats.proof(replace(unmeasured, state="running")) == "1 device, under way"
