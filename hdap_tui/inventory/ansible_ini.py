@@ -37,6 +37,10 @@ def read(text: Text) -> Found:
                 hint = did_you_mean(kind, _KINDS)
                 raise text.error(number, f'"{clean(kind, 40)}" is no kind of section; {hint}')
             group = inventory.group(section[1].strip(), number)
+        elif line[0] == "[" and "]" not in line:
+            raise text.error(
+                number, f'"{clean(line, 40)}" is a section whose bracket is not closed.'
+            )
         elif kind == "children":
             child = line.partition("#")[0].strip()
             inventory.group(child, number)

@@ -166,6 +166,7 @@ def test_variables_beside_the_inventory_count(here: Path) -> None:
     [
         ("a b=1 oops\n", 'hosts.ini:1: "oops" is no variable; write key=value.'),
         ("a b='1\n", "hosts.ini:1: a quotation mark is not closed."),
+        ("[a:vars\n", 'hosts.ini:1: "[a:vars" is a section whose bracket is not closed.'),
         ("[a:child]\nx\n", 'hosts.ini:1: "child" is no kind of section; did you mean "children"?'),
         ("[a:vars]\nuser pi\n", 'hosts.ini:2: "user pi" is no variable; write key=value.'),
         ("\nx[5:1]\n", 'hosts.ini:2: "x[5:1]" counts backward: [5:1].'),
