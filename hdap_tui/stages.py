@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import threading
 from typing import Self
 
@@ -23,6 +24,7 @@ class Stages:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._latest: dict[str, str] = {}
+        self._own: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write_often, name="stages", daemon=True)
@@ -35,19 +37,31 @@ class Stages:
         self.stop()
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write; what a killed process left is forgotten where no other one works."""
+        self._at_work = open(self._store.path.with_name("stages.lock"), "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(self._at_work, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            devices.clear_stages(self._store)
+        fcntl.flock(self._at_work, fcntl.LOCK_SH)
         self._thread.start()
 
     def stop(self) -> None:
-        """Forget all stages, and write no more."""
+        """Forget these stages, and write no more."""
         self._stop.set()
         self._thread.join()
-        devices.clear_stages(self._store)
+        try:
+            devices.clear_stages(self._store, self._own)
+        finally:
+            self._at_work.close()
 
     def say(self, device: str, stage: str) -> None:
         """Say what is being done on a device; "done" and "failed…" end it."""
         with self._lock:
             self._latest[device] = stage
+            self._own.add(device)
 
     def _write_often(self) -> None:
         while not self._stop.wait(self.every_s):

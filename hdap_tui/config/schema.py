@@ -137,10 +137,6 @@ class ModelEntry(Section, frozen=True):
 class Canary(Section, frozen=True):
     """The short round between two sweeps; what is left out is as in [benchmark]."""
 
-    batch: Count | None = None
-    """Images in one inference."""
-    threads: Count | None = None
-    """Threads of one inference."""
     runs: Count | None = None
     """Timed inferences of a model in a block, at most."""
     warmup_runs: Whole | None = None

@@ -140,7 +140,11 @@ def _refuse_while_running() -> None:
                 pid = int(file.read())
             os.kill(pid, 0)
             with open(f"/proc/{pid}/cmdline") as file:
-                running = job in file.read()
+                command = file.read()
+            with open(f"/proc/{pid}/status") as file:
+                ended = "\nState:\tZ" in file.read()
+            # Empty for a moment while a process becomes another program.
+            running = job in command or not (command or ended)
         except (OSError, ValueError):
             continue
         if running:

@@ -298,10 +298,14 @@ class _Exchange:
 
 
 def _leashed(command: str) -> str:
-    """Wrap a command so that its process group ends when its input does."""
+    """Wrap a command so that its process group ends when its input does.
+
+    On a device without `setsid` it is the command's own process alone.
+    """
     return (
-        f"exec 3<&0; setsid sh -c {shlex.quote(command)} </dev/null 3<&- & P=$!; "
-        "{ cat <&3; kill -s TERM -- -$P; sleep 2; kill -s KILL -- -$P; } >/dev/null 2>&1 & W=$!; "
+        "exec 3<&0; S=setsid G=-; command -v setsid >/dev/null 2>&1 || S= G=; "
+        f"$S sh -c {shlex.quote(command)} </dev/null 3<&- & P=$!; "
+        "{ cat <&3; kill -s TERM -- $G$P; sleep 2; kill -s KILL -- $G$P; } >/dev/null 2>&1 & W=$!; "
         "exec 3<&-; wait $P; R=$?; kill $W 2>/dev/null; exit $R"
     )
 

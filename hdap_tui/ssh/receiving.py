@@ -17,7 +17,7 @@ from typing import Literal, cast
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.payload import Payload, part_of
-from hdap_tui.ssh.scripts import ROOT, ask, lines_of
+from hdap_tui.ssh.scripts import DIGEST, ROOT, ask, lines_of
 
 _HASH_RATE = 5e6  # bytes a second that the slowest device is trusted to hash
 _ANSWER_LIMIT = 1 << 20
@@ -25,24 +25,8 @@ _ANSWER_LIMIT = 1 << 20
 State = Literal["there", "mine", "busy"]
 Outcome = Literal["settled", "damaged", "lost"]
 
-# openssl uses the processor's own instructions, which coreutils and busybox do not.
 # `stat -c` is GNU's and busybox's; where it is missing, a file is hashed each time.
-_TOOLS = """
-sha=
-digest() {
-  case $sha in "")
-    case $(openssl dgst -sha256 -r </dev/null 2>/dev/null) in e3b0c442*) sha=openssl ;; *)
-      for sha in sha256sum shasum none; do command -v $sha >/dev/null 2>&1 && break; done
-    esac
-  esac
-  case $sha in
-    openssl) sum=$(openssl dgst -sha256 -r) ;;
-    sha256sum) sum=$(sha256sum) ;;
-    shasum) sum=$(shasum -a 256) ;;
-    *) echo "no program here computes SHA-256" >&2; exit 1 ;;
-  esac
-  echo "${sum%% *}"
-}
+_TOOLS = DIGEST + """
 boot=
 { read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
 stamp() { stat -c "$boot %d %i %s %y %z" "$1" 2>/dev/null; }
@@ -52,7 +36,7 @@ note() {
     rm -f "verified/$2.$$"
 }
 length() { if [ -e "$1" ]; then echo $(($(wc -c <"$1"))); else echo 0; fi; }
-"""
+"""  # fmt: skip
 
 # An owner is alive as long as the process that serves its connection ($PPID) is. One that is
 # alive and yet writes nothing is given as "late" by whoever has watched it, and is written past:

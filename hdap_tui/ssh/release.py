@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.locks import LOCK, Claim, claimed
-from hdap_tui.ssh.scripts import ALIVE, ROOT, ask, lines_of
+from hdap_tui.ssh.scripts import ALIVE, DIGEST, ROOT, ask, lines_of
 
 _NAME = re.compile(r"models/([0-9a-f]{64})\.onnx")
 _HASH_RATE = 5e6  # bytes a second that the slowest device is trusted to hash
@@ -45,7 +45,7 @@ mend() {
 tell() { echo "current $(readlink current)"; echo "previous $(readlink previous)"; }
 """
 
-_SWITCH = f"""{LOCK}{_LINKS}
+_SWITCH = f"""{DIGEST}{LOCK}{_LINKS}
 cd {ROOT} || exit 1
 new=models/$4.onnx base=models/$5.onnx
 take "$1" "$2" "$3" || exit 0
@@ -53,8 +53,7 @@ mend
 [ -f "$new" ] || {{ echo missing; exit 0; }}
 if [ "$now" = "$new" ]; then tell; exit 0; fi
 [ -z "$now" ] || [ "$now" = "$base" ] || {{ echo foreign; tell; exit 0; }}
-found=$(sha256sum <"$new") || found=
-[ "${{found%% *}}" = "$4" ] || {{ echo damaged; exit 0; }}
+[ "$(digest <"$new")" = "$4" ] || {{ echo damaged; exit 0; }}
 flush "$new"; flush models
 mine || {{ echo overtaken; exit 0; }}
 if [ -z "$now" ] && [ -f "$base" ]; then point "$base" current && now=$base || exit 1; fi

@@ -230,6 +230,18 @@ def test_stages_go_on_after_the_store_refused_one(
         assert devices.rows(store)[0].stage == "upload 40 %"
 
 
+def test_stages_of_a_killed_process_are_forgotten_those_of_one_that_works_are_not(
+    store: Store,
+) -> None:
+    devices.set_stage(store, "a", "upload 40 %")  # by a process that is gone
+    with Stages(store):
+        assert devices.rows(store)[0].stage == ""
+        devices.set_stage(store, "b", "timing 1/5")
+        with Stages(store) as other:
+            other.say("c", "connecting")
+        assert [row.stage for row in devices.rows(store)] == ["", "timing 1/5", ""]
+
+
 def test_text_from_a_device_loses_its_control_characters(store: Store) -> None:
     devices.set_state(store, "a", "failed", "failed", "\x1b[2Jgone\x07" + "x" * 1000)
     detail = devices.rows(store)[0].detail
