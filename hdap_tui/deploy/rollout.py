@@ -187,6 +187,10 @@ class Rollout:
                 f"{options.max_failures} may"
             )
         found = [report.comparisons[n] for n in switched if n in report.comparisons]
+        if switched and not found:
+            return "the new model could not be shown to be faster: no device could be measured"
+        if not switched:
+            return "no device could be given the new model"
         # Each device against itself: a few devices of unlike clusters say little about a mean.
         if 2 * sum(one.verdict == "faster" for one in found) <= len(found):
             return "the new model was not measured faster"
@@ -329,7 +333,12 @@ class Rollout:
             self.work.leave(connection, keep.get(connection.where))
 
         errors = self.report.errors
-        there = [n for n in names if n not in errors or not errors[n].transient]
+        # A device that took its old model back was reached, even where its hook ran out of time.
+        there = [
+            n
+            for n in names
+            if n not in errors or not errors[n].transient or self.outcomes[n] == "back"
+        ]
         self._on_devices("tidy", there, leave, errors={}, weight=0.1)
 
     def _let_all_go(self) -> None:

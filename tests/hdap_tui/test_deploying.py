@@ -301,6 +301,7 @@ def test_a_hook_that_hangs_is_ended_with_all_its_children(site: Site, hdap: Hdap
     assert status in (ExitCode.FAILED, ExitCode.TIMED_OUT)
     assert "did not end within 1 s" in report["per_device"][0]["detail"]
     assert running(site, hdap)[0] == "slow"
+    assert locks(site, "edge-01") == ["free"]
     until = time.monotonic() + 10
     while (left := named(mark)) and time.monotonic() < until:
         time.sleep(0.1)
