@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", nargs="*", choices=[*ALL, []], default=list(ALL))
+    parser.add_argument("which", nargs="*", choices=[*ALL, []], default=[])
     for name in parser.parse_args().which or list(ALL):
         print(f"\n{name}")
         ALL[name]()

@@ -179,7 +179,7 @@ ALL: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("which", nargs="*", choices=[*ALL, []], default=list(ALL))
+    parser.add_argument("which", nargs="*", choices=[*ALL, []], default=[])
     parser.add_argument("--servers", type=int, default=1024)
     parser.add_argument("--devices", type=int, default=1000)
     parser.add_argument("--dead", type=int, default=20)

@@ -337,7 +337,7 @@ ALL: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("which", nargs="*", choices=[*ALL, []], default=list(ALL))
+    parser.add_argument("which", nargs="*", choices=[*ALL, []], default=[])
     parser.add_argument("--servers", type=int, default=64)
     parser.add_argument("--connections", type=int, default=300, help="for each rate")
     parser.add_argument("--rounds", type=int, default=2, help="of all clients, in turn")
