@@ -33,7 +33,7 @@ from hdap_tui.store.records import (
 )
 from hdap_tui.text import clean
 
-_LABEL = 12
+_LABEL = 10
 _METRICS = {
     "test_accuracy": "test accuracy",
     "parameters": "parameters",
@@ -127,7 +127,8 @@ def known_facts(
 
 def _fact_title(name: str) -> str:
     title = BY_NAME[name].title
-    return title if len(title) <= _LABEL else title.split()[-1][:_LABEL]
+    words = (title, title.split()[-1], name)
+    return next((word for word in words if len(word) <= _LABEL), name[:_LABEL])
 
 
 def state_sentence(row: DeviceRow, now: datetime) -> str:
