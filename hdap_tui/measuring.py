@@ -29,6 +29,7 @@ _OFF = {
     "unreachable", "refused", "busy", "host key unknown", "host key changed", "authentication",
     "no common algorithm", "timeout", "disconnected",
 }  # fmt: skip
+_OF_THE_MODEL = {"model", "memory", "runtime"}
 
 
 class Measuring:
@@ -152,10 +153,16 @@ class Measuring:
         if latency.error == "skipped":  # it was asked to wait, and is as well as before
             devices.set_state(self.store, latency.device, "busy", "skipped", latency.detail)
             return
+        if latency.error in _OF_THE_MODEL and latency.model != self._runs(latency.device):
+            return  # no fault of a device that does its work
         state: DeviceState = "ok" if latency.ok else "off" if is_off(latency) else "failed"
         devices.set_state(
             self.store, latency.device, state, latency.error, "" if latency.ok else latency.detail
         )
+
+    def _runs(self, device: str) -> str:
+        """Return the digest of the model that a device runs."""
+        return devices.models_on(self.store).get(device, ("", ""))[0]
 
 
 def is_off(latency: Latency) -> bool:

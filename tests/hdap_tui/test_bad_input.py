@@ -158,7 +158,7 @@ def test_a_model_too_new_for_the_runtime_costs_only_itself(site: Site) -> None:
         assert by_model[server.name, "tiny"]["error"] == ""
         assert by_model[server.name, "new"]["error"] == "model"
         assert "opset" in sentence(by_model[server.name, "new"]["detail"]).lower()
-    assert {one["state"] for one in listed(site.file()).values()} <= {"ok", "failed"}
+    assert {one["state"] for one in listed(site.file()).values()} == {"ok"}
 
 
 @pytest.mark.skipif(not bare_python(), reason="needs a Python of the system, without ONNX Runtime")
