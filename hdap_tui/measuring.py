@@ -109,6 +109,7 @@ class Measuring:
         total = sum(len(models) for models in visits.values()) * max(len(asked.configurations), 1)
         context.reporter.started(kind, total=total, weight=self.expected_s(visits, asked))
         found: list[Latency] = []
+        at_work: set[str] = set()
         paths = {
             self.fleet.members[name]: [Path(model.path) for model in models]
             for name, models in visits.items()
@@ -118,7 +119,9 @@ class Measuring:
             other = "" if how == standard.standard else str(how)
             measurements.add(self.store, sweep, latency, other)
             if not other or latency.ok or is_off(latency):
-                self._remember(latency)
+                self._remember(latency, latency.device in at_work)
+            if latency.ok:
+                at_work.add(latency.device)
             self._noticing.saw(latency)
             found.append(latency)
             context.reporter.advanced(kind, len(found))
@@ -149,20 +152,16 @@ class Measuring:
         """Return how the settings' [benchmark] section measures, with changes."""
         return Bench.of(self.settings.benchmark, **changes)
 
-    def _remember(self, latency: Latency) -> None:
+    def _remember(self, latency: Latency, works: bool) -> None:
         if latency.error == "skipped":  # it was asked to wait, and is as well as before
             devices.set_state(self.store, latency.device, "busy", "skipped", latency.detail)
             return
-        if latency.error in _OF_THE_MODEL and latency.model != self._runs(latency.device):
-            return  # no fault of a device that does its work
+        if latency.error in _OF_THE_MODEL and works:
+            return  # no fault of a device that has just timed another model
         state: DeviceState = "ok" if latency.ok else "off" if is_off(latency) else "failed"
         devices.set_state(
             self.store, latency.device, state, latency.error, "" if latency.ok else latency.detail
         )
-
-    def _runs(self, device: str) -> str:
-        """Return the digest of the model that a device runs."""
-        return devices.models_on(self.store).get(device, ("", ""))[0]
 
 
 def is_off(latency: Latency) -> bool:

@@ -236,7 +236,7 @@ def test_a_model_with_other_inputs_is_not_deployed(site: Site, hdap: Hdap) -> No
         (("bench", "comput"), ExitCode.USAGE, 'did you mean "compute"'),
         (("bench", "--select", "edge-9"), ExitCode.USAGE, "edge-9"),
         (("devices", "show", "edge-0"), ExitCode.USAGE, "did you mean"),
-        (("deploy", "nonsense", "--yes"), ExitCode.FAILED, "nonsense"),
+        (("deploy", "nonsense", "--yes"), ExitCode.USAGE, "nonsense"),
         (("deploy", "dispatch", "--yes"), ExitCode.REFUSED, "a probe"),
         (("compress", "--data", "empty"), ExitCode.USAGE, "empty"),
         (("compress", "--weights", "none.safetensors"), ExitCode.USAGE, "no file"),
