@@ -12,14 +12,13 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
-import os
 import re
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import files
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 
 USUAL_FILES = (
@@ -254,7 +253,7 @@ class KnownHosts:
             lines = _text(self.fleet).splitlines()
             kept = [left for line in lines if (left := _without(line, set(new))) is not None]
             kept += [f"{name} {key.type} {key.base64}" for name, key in new.items()]
-            _replace(self.fleet, "\n".join(kept) + "\n")
+            files.write(self.fleet, "\n".join(kept) + "\n", 0o600)
 
 
 def _index_of(path: Path) -> _Index:
@@ -296,17 +295,3 @@ def _locked(path: Path) -> Iterator[None]:
     with open(path.with_name(path.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
