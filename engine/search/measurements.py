@@ -42,6 +42,8 @@ class Cluster:
     """How many devices of the fleet it stands for, noise devices counted with their nearest."""
     devices: tuple[str, ...]
     """Whom to measure: the representative, then those to ask should it fail, best first."""
+    levels: tuple[float, ...] = ()
+    """Latency of its devices relative to the representative's; empty: all are alike."""
 
 
 @dataclass(frozen=True)
