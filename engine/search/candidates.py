@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.compress.designs import Design
 from engine.search.measurements import Cancelled
-from engine.search.settings import Penalty
+from engine.search.objective import Penalty
 from engine.search.space import Widths
 
 if TYPE_CHECKING:

@@ -285,7 +285,7 @@ class _Loop:
             predicted_original_ms=_by_cluster(fleet, self.whole),
             measured_ms=fleet.measured(found.widths),
             measured_original_ms=fleet.measured(self.whole),
-            predicted_speedup=float(fleet.mean([self.whole])[0] / fleet.mean([found.widths])[0]),
+            predicted_speedup=float(fleet.value([self.whole])[0] / fleet.value([found.widths])[0]),
             measured_speedup=_measured_speedup(fleet, self.whole, found.widths),
             asked=self.measurements.asked,
             surrogates=fleet.report(),
@@ -375,7 +375,7 @@ def _by_cluster(fleet: Fleet, widths: Widths) -> dict[str, float]:
 
 
 def _measured_speedup(fleet: Fleet, before: Widths, after: Widths) -> float | None:
-    slow, fast = fleet.measured_mean(before), fleet.measured_mean(after)
+    slow, fast = fleet.measured_value(before), fleet.measured_value(after)
     return None if slow is None or fast is None else slow / fast
 
 

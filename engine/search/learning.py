@@ -13,6 +13,7 @@ from engine.events import Reporter
 from engine.fleet.geometry import Geometry
 from engine.fleet.surrogates import Error, Surrogate, compare_predictions
 from engine.search.measurements import Cluster, Measurements
+from engine.search.objective import FleetLatency
 from engine.search.settings import Settings
 from engine.search.space import Widths
 
@@ -27,8 +28,8 @@ class Fleet:
     clusters: tuple[Cluster, ...]
     """Those of which enough is known."""
     surrogates: tuple[Surrogate, ...]
-    weights: Array
-    """What share of the mean each cluster has; they sum to 1."""
+    latency: FleetLatency
+    """What the clusters' latencies make of the fleet's."""
     tables: tuple[Mapping[Widths, float], ...]
     """What was measured, in milliseconds."""
 
@@ -37,9 +38,9 @@ class Fleet:
         features = self.geometry.features(designs)
         return np.stack([s.predict_features(features) for s in self.surrogates])
 
-    def mean(self, designs: Sequence[Widths]) -> Array:
-        """Return the predicted mean over the fleet's devices, (n,) milliseconds."""
-        return np.asarray(self.weights @ self.predict(designs))
+    def value(self, designs: Sequence[Widths]) -> Array:
+        """Return what the objective makes of the predictions, (n,) milliseconds."""
+        return self.latency(self.predict(designs))
 
     def measured(self, widths: Widths) -> dict[str, float]:
         """Return measured milliseconds by cluster, for those that measured the design."""
@@ -49,10 +50,23 @@ class Fleet:
             if widths in table
         }
 
-    def measured_mean(self, widths: Widths) -> float | None:
-        """Return the measured mean over the fleet; None where a cluster has not measured it."""
+    def measured_value(self, widths: Widths) -> float | None:
+        """Return the same of what was measured; None where a cluster has not measured it."""
         found = list(self.measured(widths).values())
-        return float(self.weights @ found) if len(found) == len(self.clusters) else None
+        if len(found) < len(self.clusters):
+            return None
+        return float(self.latency(np.array(found)[:, None])[0])
+
+    def only(self, cluster: Cluster) -> Fleet:
+        """Return what is known of one cluster alone."""
+        row = self.clusters.index(cluster)
+        return Fleet(
+            self.geometry,
+            (cluster,),
+            (self.surrogates[row],),
+            FleetLatency.of((cluster,), self.latency.kind, "size"),
+            (self.tables[row],),
+        )
 
     def miss(self, designs: Sequence[Widths]) -> Error:
         """Tell how far the predictions of designs lie from what was measured since."""
@@ -115,11 +129,8 @@ def learn(
         tables.append(dict(zip(designs, known.latencies.tolist(), strict=True)))
     if not clusters:
         raise ValueError("too few designs could be measured on any device to predict latency from")
-    by_size = settings.weighting == "size"
-    weights = np.array([float(c.size) if by_size else 1.0 for c in clusters])
-    return Fleet(
-        geometry, tuple(clusters), tuple(surrogates), weights / weights.sum(), tuple(tables)
-    )
+    latency = FleetLatency.of(clusters, settings.objective, settings.weighting)
+    return Fleet(geometry, tuple(clusters), tuple(surrogates), latency, tuple(tables))
 
 
 def _sentence(cluster: Cluster, surrogate: Surrogate) -> str:

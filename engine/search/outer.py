@@ -98,7 +98,7 @@ class Search:
         """Score that many candidates, beginning at the best ones known."""
         settings, space = self._settings, self._space
         size = len(space.now)
-        whole = fleet.mean([space.channels])[0]
+        whole = fleet.value([space.channels])[0]
         seed = np.random.SeedSequence([settings.seed, self._number, round_, 1])
         search = NCS(
             np.zeros(size),
@@ -118,7 +118,7 @@ class Search:
             genes = search.ask()
             designs = space.widths(genes)
             kept = self._accuracies(designs) / self._reference
-            latencies = fleet.mean(designs)
+            latencies = fleet.value(designs)
             search.tell(fitness(latencies / whole, kept, settings.alpha, settings.penalty))
             for widths, row, share in zip(designs, genes, kept, strict=True):
                 self._genes.setdefault(widths, row)
@@ -136,16 +136,16 @@ class Search:
         """All candidates so far by predicted value, the best first."""
         designs = list(self._kept)
         kept = np.array([self._kept[w] for w in designs])
-        whole = fleet.mean([self._space.channels])[0]
+        whole = fleet.value([self._space.channels])[0]
         values = fitness(
-            fleet.mean(designs) / whole, kept, self._settings.alpha, self._settings.penalty
+            fleet.value(designs) / whole, kept, self._settings.alpha, self._settings.penalty
         )
         return [designs[i] for i in np.argsort(values, kind="stable")]
 
     def _measure_best(self, fleet: Fleet) -> Fleet:
         """Measure the best candidates that have not been measured, and learn from them."""
         count, step = self._settings.finalists, self._name("refine")
-        new = [w for w in self._ranked(fleet) if fleet.measured_mean(w) is None][:count]
+        new = [w for w in self._ranked(fleet) if fleet.measured_value(w) is None][:count]
         new = [w for w in new if self._kept[w] >= self._settings.alpha]
         if not new:
             return fleet
@@ -162,18 +162,18 @@ class Search:
 
         Where candidates have been measured, those that have not are not to be chosen.
         """
-        measured, whole = fleet.measured_mean(widths), fleet.measured_mean(self._space.channels)
+        measured, whole = fleet.measured_value(widths), fleet.measured_value(self._space.channels)
         if measured is None or whole is None:
             if self._settings.finalists and whole is not None and widths != self._space.now:
                 return np.inf
-            whole = float(fleet.mean([self._space.channels])[0])
-            measured = float(fleet.mean([widths])[0])
+            whole = float(fleet.value([self._space.channels])[0])
+            measured = float(fleet.value([widths])[0])
         one, kept = np.array([measured / whole]), np.array([self._kept[widths]])
         return float(fitness(one, kept, self._settings.alpha, self._settings.penalty)[0])
 
     def _tell(self, step: str, fleet: Fleet, best: Widths) -> None:
         self._reporter.advanced(step, self._scored)
-        latency = float(fleet.mean([best])[0])
+        latency = float(fleet.value([best])[0])
         self._reporter.scored(step, "best predicted latency", self._scored, latency)
         kept = self._kept[best] * self._reference
         self._reporter.scored(step, "accuracy before fine-tuning", self._scored, kept)
@@ -182,11 +182,11 @@ class Search:
 def _verdict(before: Fleet, after: Fleet, designs: Sequence[Widths]) -> str:
     """Say how well the best designs had been predicted."""
     looked = Fleet(
-        before.geometry, before.clusters, before.surrogates, before.weights, after.tables
+        before.geometry, before.clusters, before.surrogates, before.latency, after.tables
     )
     if before.clusters != after.clusters:
         return "a cluster was lost while the best designs were measured"
-    measured = [w for w in designs if after.measured_mean(w) is not None]
+    measured = [w for w in designs if after.measured_value(w) is not None]
     if not measured:
         return "none of the best designs could be measured"
     return (

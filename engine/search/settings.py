@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 from engine.compress.finetune import Recipe
 from engine.fleet.surrogates import Kind
+from engine.search.objective import Constraint, Objective, Penalty, Weighting
 
-Penalty = Literal["replace", "add"]
 EXPORT_SECONDS = 6.0
 """What exporting a network for the first time takes."""
 
@@ -29,10 +28,19 @@ class Settings:
     epoch: int = 5
     correlation: bool = True
     """False searches with parallel hill climbing instead of NCS-C."""
+    objective: Objective = "mean"
+    """What of the fleet's latency counts: the mean over its devices, what 95 % of them stay
+    within, or the slowest."""
+    weighting: Weighting = "size"
+    """Whether a cluster counts by its devices, or all alike as in the authors' code."""
+    constraint: Constraint = "accuracy"
+    """What must be kept to: the accuracy (`alpha`, `maximum_drop`), and the network is as fast as
+    that allows; the latency (`target_speedup` or `target_latency_ms`), and it is as accurate as
+    that allows; or both."""
     alpha: float = 0.9
     """Share of the accuracy that a candidate must keep, before fine-tuning."""
     penalty: Penalty = "replace"
-    """What becomes of a candidate that does not: see `candidates.fitness`."""
+    """What becomes of a candidate that does not keep to it: see `objective.Fitness`."""
     max_extra_pruning: float = 0.2
     """Largest share of a group's original channels that one outer iteration removes."""
     channel_multiple: int = 1
@@ -43,7 +51,9 @@ class Settings:
     maximum_drop: float = 1.0
     """Points of accuracy (selection split) that the result may lose against the original."""
     target_speedup: float | None = None
-    """Mean speed-up over the fleet at which to stop; None: as fast as it gets."""
+    """Speed-up of the objective at which to stop; None: as fast as it gets."""
+    target_latency_ms: float | None = None
+    """The same as a latency."""
     accuracy_images: int = 512
     """Training images on which candidates are compared."""
     reestimate: bool = True
@@ -64,8 +74,6 @@ class Settings:
     epoch_seconds: float = 5.0
     """Expected time of an epoch of fine-tuning, for the progress."""
     surrogate: Kind = "auto"
-    weighting: Literal["size", "plain"] = "size"
-    """Mean over the fleet's devices, or over its clusters as in the authors' code."""
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=60, schedule="step"))
     """Fine-tuning after each outer iteration."""
     workers: int = 1
@@ -89,9 +97,15 @@ class Settings:
             ("finalists", self.finalists >= 0),
             ("batch", self.batch >= 1),
             ("workers", self.workers >= 1),
+            ("target_speedup", self.target_speedup is None or self.target_speedup > 1),
+            ("target_latency_ms", self.target_latency_ms is None or self.target_latency_ms > 0),
         ):
             if not good:
                 raise ValueError(f"the search's {name} cannot be {getattr(self, name)}")
+        if self.constraint != "accuracy" and not (self.target_speedup or self.target_latency_ms):
+            raise ValueError(
+                f'the constraint "{self.constraint}" needs a target_speedup or a target_latency_ms'
+            )
 
     def expected_seconds(self, clusters: int, evaluation_seconds: float = 0.15) -> float:
         """Return about how long a search over that many clusters takes, were none to end early.
