@@ -33,7 +33,7 @@ from engine.search.candidates import Accuracies, at_widths
 from engine.search.iterations import Iteration, claim
 from engine.search.learning import Fleet, learn
 from engine.search.measurements import Cancelled, Cluster, Log, Measurements
-from engine.search.outer import Found, Search
+from engine.search.outer import Found, Search, target
 from engine.search.settings import EXPORT_SECONDS, Settings
 from engine.search.space import Space, Widths
 
@@ -154,7 +154,13 @@ class _Loop:
         stopped = ""
         while not stopped:
             stopped = self.iterate(len(self.iterations) + 1)
-        return Result(self.network, self.design, tuple(self.iterations), stopped, self.metrics())
+        metrics = self.metrics()
+        if metrics.get("target_reached") is False:
+            stopped += (
+                f"; the target of {metrics['target_speedup']:.3g}x was not reached: the best is "
+                f"{metrics['speedup']:.2f}x"
+            )
+        return Result(self.network, self.design, tuple(self.iterations), stopped, metrics)
 
     def iterate(self, number: int) -> str:
         """Do one outer iteration, or take it from the folder; say why to stop, if so."""
@@ -172,17 +178,19 @@ class _Loop:
         network = prune(self.network, self.groups, iteration.design)
         network.load_state_dict(tensors)
         self.iterations.append(iteration)
-        lost = 100 * (self.original_accuracy - iteration.accuracy)
-        if lost > self.settings.maximum_drop + 1e-9:
+        if not self.accurate(iteration):
+            lost = 100 * (self.original_accuracy - iteration.accuracy)
             return (
                 f"outer iteration {number} loses {lost:.2f} points of accuracy, more than the "
                 f"{self.settings.maximum_drop:g} allowed: the network before it is kept"
             )
         self.groups = narrow(self.groups, iteration.design)
         self.network, self.design = network.eval(), compose(self.design, iteration.design)
-        target = self.settings.target_speedup
-        if target is not None and iteration.speedup >= target:
-            return f"the speed-up of {iteration.speedup:.2f} reaches the target of {target:g}"
+        if iteration.goal is not None and 1 / iteration.speedup <= iteration.goal:
+            return (
+                f"the speed-up of {iteration.speedup:.2f} reaches the target of "
+                f"{1 / iteration.goal:.3g}"
+            )
         if number == self.settings.outer_iterations:
             return f"all {number} outer iterations are done"
         return ""
@@ -289,6 +297,7 @@ class _Loop:
             measured_speedup=_measured_speedup(fleet, self.whole, found.widths),
             asked=self.measurements.asked,
             surrogates=fleet.report(),
+            goal=target(self.settings, fleet, self.whole),
         ), network
 
     def write(self, widths: Widths, path: Path) -> str:
@@ -308,7 +317,7 @@ class _Loop:
     def metrics(self) -> dict[str, Any]:
         """Return the figures of the result."""
         splits = ("selection", "test")
-        kept = [i for i in self.iterations if self.drop(i) <= self.settings.maximum_drop + 1e-9]
+        kept = [i for i in self.iterations if self.accurate(i)]
         widths = self.design.widths
         metrics: dict[str, Any] = {
             "accuracy_before": {split: self.accuracy(self.original, split) for split in splits},
@@ -324,6 +333,10 @@ class _Loop:
         }
         if kept:
             last = kept[-1]
+            metrics["speedup"] = last.speedup
+            if last.goal is not None:
+                metrics["target_speedup"] = 1 / last.goal
+                metrics["target_reached"] = 1 / last.speedup <= last.goal
             metrics |= {
                 "predicted_ms_before": dict(last.predicted_original_ms),
                 "predicted_ms_after": dict(last.predicted_ms),
@@ -338,9 +351,11 @@ class _Loop:
                 }
         return metrics
 
-    def drop(self, iteration: Iteration) -> float:
-        """Points of accuracy that an iteration's network has lost, selection split."""
-        return 100 * (self.original_accuracy - iteration.accuracy)
+    def accurate(self, iteration: Iteration) -> bool:
+        """Whether an iteration's network keeps as much accuracy as it must."""
+        lost = 100 * (self.original_accuracy - iteration.accuracy)
+        settings = self.settings
+        return settings.constraint == "latency" or lost <= settings.maximum_drop + 1e-9
 
 
 def narrow(groups: Sequence[Group], design: Design) -> tuple[Group, ...]:

@@ -39,13 +39,15 @@ class Iteration:
     measured_original_ms: Mapping[str, float]
     """The same of the original network."""
     predicted_speedup: float
-    """Mean latency over the fleet of the original by that of the design."""
+    """Latency of the fleet, as the objective has it: the original's by the design's."""
     measured_speedup: float | None
     """The same as measured; None where a cluster has not measured both."""
     asked: tuple[tuple[Widths, ...], ...]
     """What had been asked to be measured by its end, call by call."""
     surrogates: Mapping[str, Any]
     """What the surrogates were worth, by cluster."""
+    goal: float | None
+    """Latency to reach, relative to the original network; None where there is none."""
 
     @property
     def speedup(self) -> float:

@@ -55,7 +55,9 @@ class FleetLatency:
             kind: mean, 95th percentile or worst of the devices.
             weighting: whether a cluster counts by its size, or all alike as in the authors' code.
         """
-        levels, rows, weights = [], [], []
+        levels: list[float] = []
+        rows: list[int] = []
+        weights: list[float] = []
         for row, cluster in enumerate(clusters):
             own = cluster.levels or (1.0,)
             share = float(cluster.size) if weighting == "size" else 1.0

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.events import Reporter
-from engine.search.candidates import Accuracies, fitness
+from engine.search.candidates import Accuracies
 from engine.search.learning import Fleet
 from engine.search.measurements import Cancelled, Measurements
 from engine.search.ncs import NCS
+from engine.search.objective import Fitness
 from engine.search.settings import Settings
 from engine.search.space import Space, Widths
 
@@ -45,6 +46,7 @@ class Search:
         cancelled: asked before each population.
         number: which outer iteration it is, from 1.
         name: makes a step's name from its kind.
+        known: candidates to begin with: their genes, and the share of accuracy that they keep.
     """
 
     def __init__(
@@ -58,13 +60,15 @@ class Search:
         cancelled: Callable[[], bool],
         number: int,
         name: Callable[[str], str],
+        known: Mapping[Widths, tuple[Array, float]] | None = None,
     ) -> None:
         self._space, self._accuracies, self._measurements = space, accuracies, measurements
         self._learn, self._settings, self._number = learn, settings, number
         self._reporter, self._cancelled, self._name = reporter, cancelled, name
-        self._genes: dict[Widths, Array] = {}
-        self._kept: dict[Widths, float] = {}
+        self._genes = {widths: genes for widths, (genes, _) in (known or {}).items()}
+        self._kept = {widths: kept for widths, (_, kept) in (known or {}).items()}
         self._scored = 0
+        self._fitness = Fitness(settings.alpha, settings.penalty)
         self._reference = 0.0
 
     def run(self) -> Found | None:
@@ -84,15 +88,45 @@ class Search:
         expected = self._accuracies.seconds(now) * settings.evaluations / settings.workers
         self._reporter.started(step, settings.evaluations, expected)
         self._genes[now], self._kept[now] = np.zeros(len(now)), 1.0
+        self._fitness = self._aim(fleet)
         for round_ in range(rounds):
             share = settings.evaluations // rounds
             self._round(fleet, round_, share, step)
             fleet = self._measure_best(fleet)
         best = min(self._kept, key=lambda w: (self._value(fleet, w), w))
         self._reporter.finished(step, widths=best, value=self._value(fleet, best))
-        if self._value(fleet, best) > self._value(fleet, now) - GAIN:
+        if self._latency(fleet, best) > self._latency(fleet, now) - GAIN or not self._good(best):
             return None
         return Found(best, self._kept[best], fleet)
+
+    @property
+    def known(self) -> dict[Widths, tuple[Array, float]]:
+        """The candidates so far: their genes, and the share of accuracy that they keep."""
+        return {widths: (self._genes[widths], kept) for widths, kept in self._kept.items()}
+
+    def _aim(self, fleet: Fleet) -> Fitness:
+        """Return what this outer iteration goes for.
+
+        A latency is approached by equal factors over the outer iterations that are left, as far
+        as the box lets it.
+        """
+        settings = self._settings
+        goal = target(settings, fleet, self._space.channels)
+        if settings.constraint == "accuracy" or goal is None:
+            return Fitness(settings.alpha, settings.penalty)
+        now, least = (
+            float(fleet.value([w])[0] / fleet.value([self._space.channels])[0])
+            for w in (self._space.now, self._space.smallest)
+        )
+        left = settings.outer_iterations - self._number + 1
+        step = now * (min(goal, now) / now) ** (1 / left)
+        return Fitness(settings.alpha, settings.penalty, max(step, least))
+
+    def _good(self, widths: Widths) -> bool:
+        """Whether a candidate keeps enough accuracy for this outer iteration."""
+        return self._fitness.latency is not None or (
+            self._settings.penalty == "add" or self._kept[widths] >= self._settings.alpha
+        )
 
     def _round(self, fleet: Fleet, round_: int, evaluations: int, step: str) -> None:
         """Score that many candidates, beginning at the best ones known."""
@@ -118,8 +152,7 @@ class Search:
             genes = search.ask()
             designs = space.widths(genes)
             kept = self._accuracies(designs) / self._reference
-            latencies = fleet.value(designs)
-            search.tell(fitness(latencies / whole, kept, settings.alpha, settings.penalty))
+            search.tell(self._fitness(fleet.value(designs) / whole, kept))
             for widths, row, share in zip(designs, genes, kept, strict=True):
                 self._genes.setdefault(widths, row)
                 self._kept[widths] = float(share)
@@ -137,16 +170,14 @@ class Search:
         designs = list(self._kept)
         kept = np.array([self._kept[w] for w in designs])
         whole = fleet.value([self._space.channels])[0]
-        values = fitness(
-            fleet.value(designs) / whole, kept, self._settings.alpha, self._settings.penalty
-        )
+        values = self._fitness(fleet.value(designs) / whole, kept)
         return [designs[i] for i in np.argsort(values, kind="stable")]
 
     def _measure_best(self, fleet: Fleet) -> Fleet:
         """Measure the best candidates that have not been measured, and learn from them."""
         count, step = self._settings.finalists, self._name("refine")
         new = [w for w in self._ranked(fleet) if fleet.measured_value(w) is None][:count]
-        new = [w for w in new if self._kept[w] >= self._settings.alpha]
+        new = [w for w in new if self._good(w)]
         if not new:
             return fleet
         total = len(new) * len(self._measurements.clusters)
@@ -158,18 +189,23 @@ class Search:
         return learned
 
     def _value(self, fleet: Fleet, widths: Widths) -> float:
-        """What a candidate is worth, by its measured latency where there is one.
+        """What a candidate is worth, by its measured latency where there is one."""
+        latency = self._latency(fleet, widths)
+        if not np.isfinite(latency):
+            return np.inf
+        return float(self._fitness(np.array([latency]), np.array([self._kept[widths]]))[0])
+
+    def _latency(self, fleet: Fleet, widths: Widths) -> float:
+        """Relative to the unpruned network, as measured, else as predicted.
 
         Where candidates have been measured, those that have not are not to be chosen.
         """
         measured, whole = fleet.measured_value(widths), fleet.measured_value(self._space.channels)
-        if measured is None or whole is None:
-            if self._settings.finalists and whole is not None and widths != self._space.now:
-                return np.inf
-            whole = float(fleet.value([self._space.channels])[0])
-            measured = float(fleet.value([widths])[0])
-        one, kept = np.array([measured / whole]), np.array([self._kept[widths]])
-        return float(fitness(one, kept, self._settings.alpha, self._settings.penalty)[0])
+        if measured is not None and whole is not None:
+            return measured / whole
+        if self._settings.finalists and whole is not None and widths != self._space.now:
+            return np.inf
+        return float(fleet.value([widths])[0] / fleet.value([self._space.channels])[0])
 
     def _tell(self, step: str, fleet: Fleet, best: Widths) -> None:
         self._reporter.advanced(step, self._scored)
@@ -177,6 +213,16 @@ class Search:
         self._reporter.scored(step, "best predicted latency", self._scored, latency)
         kept = self._kept[best] * self._reference
         self._reporter.scored(step, "accuracy before fine-tuning", self._scored, kept)
+
+
+def target(settings: Settings, fleet: Fleet, whole: Widths) -> float | None:
+    """Return the latency to reach, relative to the unpruned network; None where there is none."""
+    if settings.target_latency_ms is None:
+        return None if settings.target_speedup is None else 1 / settings.target_speedup
+    before = fleet.measured_value(whole)
+    if before is None:
+        before = float(fleet.value([whole])[0])
+    return settings.target_latency_ms / before
 
 
 def _verdict(before: Fleet, after: Fleet, designs: Sequence[Widths]) -> str:
