@@ -18,6 +18,7 @@ from engine import models
 from engine.compress.groups import trace
 from engine.fleet.geometry import Geometry, measure_geometry
 from engine.fleet.surrogates import KINDS, Surrogate
+from engine.search import sampling
 from engine.search.ncs import NCS
 from engine.search.space import Space, Widths
 
@@ -53,7 +54,7 @@ def main() -> None:
     geometry = measure_geometry(model, groups, example)
     channels = tuple(group.channels for group in groups)
     space = Space(channels, channels, reach=0.5)
-    designs = space.sample(options.samples, np.random.default_rng(0), set(), wide=0.8)
+    designs = sampling.first(space, options.samples, np.random.default_rng(0), set(), wide=0.8)
     print("surrogate  error   rank   fit      candidates/s")
     for kind in KINDS:
         begun = time.perf_counter()

@@ -1,8 +1,7 @@
-"""Where the search lives: from genes to whole channels, and which designs to measure first."""
+"""Where the search lives: from genes to whole channels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,37 +58,12 @@ class Space:
         kept = np.maximum(np.maximum(blocks * self.multiple, least), max(self.minimum, 1))
         return [tuple(int(w) for w in row) for row in np.minimum(kept, now)]
 
-    def sample(
-        self, count: int, random: np.random.Generator, taken: set[Widths], wide: float
-    ) -> list[Widths]:
-        """Choose designs to learn latency from; fewer where the box has no more.
+    def anywhere(self, genes: Array) -> Widths:
+        """Return kept channels from genes (G,) that may reach beyond the box, to one channel."""
+        return self._whole_channels(np.atleast_2d(genes), np.array(1))[0]
 
-        Half lie where the search begins, with small genes among them; a quarter at the ends of
-        the genes, which tells the groups' effects apart; a quarter prunes all groups to much the
-        same degree, up to `wide`, so that later outer iterations are not blind. The first one is
-        the most pruned of the box, for trees do not look beyond what they have seen.
-
-        Args:
-            count: how many.
-            random: what is random comes from here.
-            taken: designs that are known already; the chosen ones are added.
-            wide: largest share of channels to remove in the last quarter.
-        """
-        size, least = len(self.now), np.array(1)
-        draws: tuple[Callable[[], Array], ...] = (
-            lambda: self.upper * random.random(size) * random.uniform(0.1, 1.0),
-            lambda: self.upper * random.beta(0.5, 0.5, size),
-            lambda: self.upper * random.random(size) * random.uniform(0.1, 1.0),
-            lambda: wide * np.clip(random.random() + 0.2 * (random.random(size) - 0.5), 0, 1),
-        )
-        chosen: list[Widths] = []
-        candidate = self.smallest
-        for attempt in range(50 * count):
-            if candidate not in taken and len(chosen) < count:
-                taken.add(candidate)
-                chosen.append(candidate)
-            kind = attempt % len(draws)
-            genes = draws[kind]()[None]
-            far = kind == len(draws) - 1
-            candidate = (self._whole_channels(genes, least) if far else self.widths(genes))[0]
-        return chosen
+    def inside(self, kept: ArrayLike) -> Widths:
+        """Return kept channels (G,) moved into the box, where they are not, and rounded up."""
+        blocks = np.ceil(np.asarray(kept, dtype=np.float64) / self.multiple)
+        inside = np.maximum(blocks * self.multiple, np.array(self.smallest))
+        return tuple(int(w) for w in np.minimum(inside, np.array(self.now)))
