@@ -90,39 +90,51 @@ def take_up(context: Context, number: int | None, *, goes_on: bool, yes: bool) -
 
 
 def rollback(context: Context, select: str | None = None, yes: bool = False) -> Outcome:
-    """Put the previous model back on the devices."""
+    """Put the previous model back on the devices.
+
+    Where some of them run what was deployed last, only on those: a device that did not get it, or
+    got its old model back, would go one step further back than the others.
+    """
     chosen = [device.name for device in context.select(select)]
     devices.sync(context.store, context.settings.devices)
     running = devices.models_on(context.store)
     todo = [name for name in chosen if running.get(name, ("", ""))[1]]
-    touched = [context.shown(name) for name in todo or chosen]
+    without = [name for name in chosen if name not in todo]
+    last = deployments.last(context.store)
+    newest = deployments.kept_plan(context.store, last.id)[0] if last else ""
+    behind = [name for name in todo if running[name][0] != newest]
+    if len(behind) < len(todo):
+        todo = [name for name in todo if name not in behind]
+    else:
+        behind = []
+    touched = [_step_back(context, name, running[name]) for name in todo]
+    touched = touched or [context.shown(name) for name in chosen]
     if not yes and not context.confirm("Put the previous model back?", touched):
         raise RefusedError("Nothing was changed.")
     if not todo:
         raise RefusedError(
-            "None of these devices has a previous model: nothing was deployed there, or the last "
-            "deployment was taken back."
+            "None of these devices has a previous model: nothing was deployed there, or all that "
+            "was has been taken back."
         )
     errors: dict[str, DeviceError] = {}
     with Measuring(context) as measuring:
         done = back(measuring, todo, errors.__setitem__)
-        last = deployments.last(context.store)
         if last is not None and _undone(context, last.id, done):
             deployments.finish(context.store, last.id, "rolled back")
-    without = [name for name in chosen if name not in todo]
-    alone = ", ".join(map(context.shown, without))
     return Outcome(
         data={
             "rolled_back": done,
             "failed": {name: str(error) for name, error in errors.items()},
             "without_previous": without,
+            "not_on_latest": behind,
         },
         text="\n".join(
             [
                 f"{_devices(len(done))} back on their previous model: "
                 f"{', '.join(map(context.shown, done))}.",
                 *map(str, errors.values()),
-                *([f"Left alone, without a previous model: {alone}."] if without else []),
+                *_alone(context, "without a previous model", without),
+                *_alone(context, "since what was deployed last does not run there", behind),
             ]
         ),
         exit_code=_code(done, errors),
@@ -277,6 +289,20 @@ def _documents(report: Report, emulated: set[str]) -> list[dict[str, Any]]:
     for name, error in report.errors.items():
         found.append({"device": name, "error": error.kind.value, "detail": str(error)})
     return found
+
+
+def _step_back(context: Context, device: str, models: tuple[str, str]) -> str:
+    now, before = (_called(context, digest) for digest in models)
+    return f"{context.shown(device)}: {now} -> {before}"
+
+
+def _called(context: Context, digest: str) -> str:
+    row = table.by_digest(context.store, digest)
+    return (row.name if row else "") or digest[:12]
+
+
+def _alone(context: Context, why: str, names: list[str]) -> list[str]:
+    return [f"Left alone, {why}: {', '.join(map(context.shown, names))}."] if names else []
 
 
 def _undone(context: Context, number: int, done: list[str]) -> bool:

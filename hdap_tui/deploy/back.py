@@ -38,10 +38,11 @@ def back(
         name = connection.where
         stage(name, "restore")
         try:
-            digest = release.restore(connection, claim)
+            found = release.restore(connection, claim)
+            digest = str(found.current)
             # In this thread: an interruption must not leave the store behind the device.
             if table.by_digest(store, digest) is not None:
-                devices.restore_model(store, name, digest)
+                devices.take_over(store, name, digest, found.previous or "")
             running.setdefault(digest, []).append(name)
             stage(name, "hook")
             hooks.run(connection, digest, "rollback")

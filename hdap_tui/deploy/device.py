@@ -101,8 +101,8 @@ class Work:
                 release.end_left(connection, self.claim, model.digest)
             if release.show(connection).current not in (model.digest, before.digest):
                 return  # never switched, or somebody else has changed it since, which is theirs
-            release.restore(connection, self.claim, taken=model.digest, to=before.digest)
-            devices.restore_model(self.store, name, before.digest)
+            found = release.restore(connection, self.claim, taken=model.digest, to=before.digest)
+            devices.take_over(self.store, name, before.digest, found.previous or "")
         try:
             with self._step(name, "hook after roll-back"):
                 self.hooks.run(connection, before.digest, "rollback")

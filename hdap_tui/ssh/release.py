@@ -1,9 +1,10 @@
 """Which model a device runs: two links that are switched by rename, under a lock.
 
-``~/.hdap/current`` names the model in use, ``~/.hdap/previous`` the one before. A link is made
-aside and renamed into place, so whoever reads it finds the old model or the new one, at any moment
-and after a power cut as well. What is half done is finished or undone by the next script that
-runs here. The scripts keep to what POSIX, BusyBox and Android's shell have in common.
+``~/.hdap/current`` names the model in use, ``~/.hdap/previous`` the one before, and ``older`` what
+was the previous before that: it is again once the switch is taken back. A link is made aside and
+renamed into place, so whoever reads it finds the old model or the new one, at any moment and after
+a power cut as well. What is half done is finished or undone by the next script that runs here. The
+scripts keep to what POSIX, BusyBox and Android's shell have in common.
 """
 
 from __future__ import annotations
@@ -26,19 +27,30 @@ echo "current $(readlink current)"
 echo "previous $(readlink previous)"
 """
 
-# `previous` moves before `current` does; what it named until then is kept in `pending`, so that
-# a cut between the two loses neither. Each step is on the disk before the next begins.
+# `previous` moves before `current` does; what it named until then is kept in `pending`, and
+# afterwards in `older`, so that a cut between two steps loses none. Each step is on the disk before
+# the next begins.
 _LINKS = """
 flush() { sync "$1" 2>/dev/null || sync; }
 point() { ln -sfn "$1" "$2.part" && mv -f "$2.part" "$2" && flush .; }
+recall() {
+  if [ -f "$1" ] && [ "$1" != "$now" ]; then before=$1; point "$1" previous || exit 1
+  else before=; rm -f previous && flush .; fi
+}
+age() {
+  if [ "$saved" = none ]; then rm -f older pending; else mv -f pending older; fi && flush .
+}
 mend() {
   saved=$(readlink pending) || saved=
   now=$(readlink current) || now=
   before=$(readlink previous) || before=
+  older=$(readlink older) || older=
   if [ -n "$now" ] && [ "$now" = "$before" ]; then
-    if [ -n "$saved" ] && [ "$saved" != none ]; then point "$saved" previous || exit 1
-    else rm -f previous && flush .; fi
-    before=$saved
+    if [ -n "$saved" ]; then recall "$saved"
+    else recall "$older"; rm -f older; older=; fi
+  elif [ -n "$saved" ] && [ "$saved" != "${before:-none}" ]; then
+    age || exit 1
+    older=$saved
   fi
   rm -f pending current.part previous.part pending.part
 }
@@ -57,16 +69,17 @@ if [ "$now" = "$new" ]; then tell; exit 0; fi
 flush "$new"; flush models
 mine || {{ echo overtaken; exit 0; }}
 if [ -z "$now" ] && [ -f "$base" ]; then point "$base" current && now=$base || exit 1; fi
+saved=none
 if [ -n "$now" ]; then
-  point "${{before:-none}}" pending && point "$now" previous || exit 1
+  saved=${{before:-none}}
+  point "$saved" pending && point "$now" previous || exit 1
 fi
 mine || {{ mend; echo overtaken; exit 0; }}
-point "$new" current || exit 1
-rm -f pending
+point "$new" current && age || exit 1
 tell
 """
 
-# What is taken back must not be what a later roll-back brings, so it leaves no link.
+# What is taken back must not be what a later roll-back brings, so no link names it any more.
 _RESTORE = f"""{LOCK}{_LINKS}
 cd {ROOT} || exit 1
 take "$1" "$2" "$3" || exit 0
@@ -77,7 +90,9 @@ if [ -n "$old" ] && [ "$now" = "$old" ]; then tell; exit 0; fi
 [ -z "$new" ] || [ "$now" = "$new" ] || {{ echo foreign; tell; exit 0; }}
 [ -n "$old" ] && [ -f "$old" ] || {{ echo missing; exit 0; }}
 mine || {{ echo overtaken; exit 0; }}
-point "$old" current && rm -f previous && flush . || exit 1
+[ "$older" != "$now" ] || {{ older=; rm -f older; }}
+point "$old" current || exit 1
+if [ "$before" = "$old" ]; then now=$old; recall "$older"; rm -f older; fi
 tell
 """
 
@@ -171,9 +186,10 @@ def switch(connection: Connection, claim: Claim, digest: str, base: str, size: i
     return found
 
 
-def restore(connection: Connection, claim: Claim, *, taken: str = "", to: str = "") -> str:
-    """Let the device run its previous model again; return that model's digest.
+def restore(connection: Connection, claim: Claim, *, taken: str = "", to: str = "") -> Release:
+    """Let the device run its previous model again; return what its links name then.
 
+    The previous one is now what it was before the switch that is taken back, if it is still there.
     With `taken` only where it runs that model now; with `to` that model whatever the link says.
 
     Raises:
@@ -189,7 +205,7 @@ def restore(connection: Connection, claim: Claim, *, taken: str = "", to: str = 
         raise DeviceError(
             ErrorKind.FAILED, f"{connection.where}: it has no previous model to go back to"
         )
-    return found.current
+    return found
 
 
 def end_left(connection: Connection, claim: Claim, digest: str) -> None:

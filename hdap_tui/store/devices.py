@@ -90,15 +90,6 @@ def set_model(store: Store, name: str, digest: str) -> None:
         )
 
 
-def restore_model(store: Store, name: str, digest: str) -> None:
-    """Say that a device runs its previous model again, and has none to go back to now."""
-    with store.write() as connection:
-        set_model(store, name, digest)
-        connection.execute(
-            "UPDATE devices SET previous_model_id = NULL WHERE id = ?", (device_id(store, name),)
-        )
-
-
 def take_over(store: Store, name: str, digest: str, previous: str) -> None:
     """Say what a device was found to run, and what a roll-back would bring; empty for none."""
     with store.write() as connection:

@@ -84,7 +84,7 @@ def site(ground: Site) -> Iterator[Site]:
     for name in NAMES:
         control.fault(ground.lab.state, name, "none")
         home = ground.lab.device(name).home
-        for entry in ("current", "previous", "locks", "jobs"):
+        for entry in ("current", "previous", "older", "locks", "jobs"):
             path = home / ".hdap" / entry
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(
                 missing_ok=True
@@ -238,6 +238,39 @@ def test_a_slower_model_goes_back_with_its_whole_stage(site: Site, hdap: Hdap) -
     assert sorted(report["taken_back"]) == ["edge-01", "edge-02"]
     assert running(site, hdap) == ["slow", "slow", "", ""]
     assert "not measured faster" in report["stopped"]
+
+
+def test_after_a_deployment_was_taken_back_a_roll_back_goes_on_from_before_it(
+    site: Site, hdap: Hdap
+) -> None:
+    both = ("--yes", "--select", "edge-01,edge-02")
+    assert hdap("deploy", "fast", *both)[0] == ExitCode.DONE
+    assert hdap("deploy", "slower", "--yes", "--select", "edge-01")[0] == ExitCode.FAILED
+    assert running(site, hdap)[:2] == ["fast", "fast"]
+    assert link(site, "edge-01", "previous") == digest(hdap, "slow")
+    assert hdap("deployments", "check")[1]["devices"][0]["finding"] == "as recorded"
+    status, report, _ = hdap("rollback", *both)
+    assert (status, sorted(report["rolled_back"])) == (ExitCode.DONE, ["edge-01", "edge-02"])
+    assert running(site, hdap)[:2] == ["slow", "slow"]
+    assert hdap("rollback", *both)[0] == ExitCode.REFUSED
+
+
+def test_a_roll_back_leaves_alone_what_does_not_run_the_latest(site: Site, hdap: Hdap) -> None:
+    """Else that device would go a step further back than the others."""
+    both = ("--yes", "--select", "edge-01,edge-02")
+    middle = str(network(site.folder / "middle.onnx", layers=8))
+    assert hdap("deploy", middle, *both)[0] == ExitCode.DONE
+    fails = "hook = 'case $HDAP_ACTION$HOME in deploy*edge-02*) exit 7 ;; esac'\n"
+    configure(site, f'{fails}max_failures = "1"\n')
+    assert hdap("deploy", "fast", *both)[0] == ExitCode.PARTLY
+    assert link(site, "edge-02") != link(site, "edge-01") == digest(hdap, "fast")
+    status, report, _ = hdap("rollback", *both)
+    assert (status, report["rolled_back"], report["not_on_latest"]) == (
+        ExitCode.DONE, ["edge-01"], ["edge-02"],
+    )  # fmt: skip
+    assert link(site, "edge-01") == link(site, "edge-02")
+    assert sorted(hdap("rollback", *both)[1]["rolled_back"]) == ["edge-01", "edge-02"]
+    assert running(site, hdap)[:2] == ["slow", "slow"]
 
 
 @pytest.mark.parametrize(("fault", "options"), [("full-disk", {}), ("drop", {"after_s": 0.02})])

@@ -63,6 +63,9 @@ class Home:
         words = (token, "60", f"{token}@desk")
         return self.run(release._RESTORE, *words, self.digests[taken], self.digests[to])
 
+    def back(self) -> list[str]:
+        return self.run(release._RESTORE, "a", "60", "a@desk", "", "")
+
     @property
     def links(self) -> tuple[int | None, int | None]:
         """Numbers of the models that current and previous name."""
@@ -100,10 +103,61 @@ def test_a_switch_keeps_the_previous_and_a_roll_back_brings_it(home: Home) -> No
     home.switch(2, 1)
     assert home.links == (2, 1)
     home.restore(2, 1)
-    assert home.links == (1, None)
+    assert home.links == (1, 0)  # as before the switch that was taken back
+    home.restore(2, 1)
+    assert home.links == (1, 0)
+    home.back()
+    assert home.links == (0, None)
+    assert not list(home.root.glob("*.part"))
+    assert not (home.root / "older").is_symlink()
+
+
+def test_a_roll_back_never_brings_what_is_gone_or_was_just_taken_back(home: Home) -> None:
+    home.switch(1, 0)
+    home.switch(2, 1)
+    (home.root / "models" / f"{home.digests[0]}.onnx").unlink()
     home.restore(2, 1)
     assert home.links == (1, None)
-    assert not list(home.root.glob("*.part"))
+    home.model(b"model 0")
+    home.switch(2, 1)
+    home.switch(1, 2)
+    assert home.links == (1, 2)
+    home.restore(1, 2)  # 1 was also what ran before 2
+    assert home.links == (2, None)
+
+
+@pytest.mark.parametrize("script", ["switch", "restore"])
+def test_whichever_link_was_the_last_the_next_script_brings_the_rest_in_order(
+    home: Home, script: str
+) -> None:
+    """Both are cut before their first, second, … renaming; then all is done again."""
+    cut = 0
+    while True:
+        shutil.rmtree(home.root / "locks", ignore_errors=True)
+        for name in ("current", "previous", "older", "pending"):
+            (home.root / name).unlink(missing_ok=True)
+        home.switch(1, 0)
+        if script == "restore":
+            home.switch(2, 1)
+        counted = f"moves=0; mv() {{ [ $moves -lt {cut} ] || exit 9; moves=$((moves + 1)); "
+        counted += 'command mv "$@"; }\n'
+        whole = {"switch": release._SWITCH, "restore": release._RESTORE}[script]
+        models = home.digests[2], home.digests[1]
+        done = subprocess.run(
+            home.command(counted + whole, "a", "60", "a@desk", *models),
+            env={"HOME": str(home.folder), "PATH": home.path},
+            stdout=subprocess.DEVNULL,
+        )
+        assert home.links[0] in (1, 2)
+        if cut % 2:  # as when the same deployment goes on, or takes it back
+            home.switch(2, 1)
+            assert home.links == (2, 1)
+        home.restore(2, 1)
+        assert home.links == (1, 0)
+        if done.returncode == 0:
+            break
+        cut += 1
+    assert cut >= 2
 
 
 def test_what_is_not_as_expected_is_left_alone(home: Home) -> None:
