@@ -29,6 +29,7 @@ from engine.compress.prune import prune, removed
 from engine.events import Reporter, silent
 from engine.fleet.geometry import measure_geometry
 from engine.latency import Measure
+from engine.search import sampling
 from engine.search.candidates import Accuracies, at_widths
 from engine.search.iterations import Iteration, claim
 from engine.search.learning import Fleet, learn
@@ -96,17 +97,19 @@ def compress(
     """
     if not clusters or not all(cluster.devices and cluster.size > 0 for cluster in clusters):
         raise ValueError("every cluster needs a size and at least one device to measure")
-    folder.mkdir(parents=True, exist_ok=True)
-    claim(folder, network, dataset, clusters, settings)
-    with _one_thread():
-        loop = _Loop(
+    with one_thread():
+        return Loop(
             network, groups, dataset, clusters, measure, settings, folder, reporter, cancelled
-        )
-        return loop.run()
+        ).run()
 
 
-class _Loop:
-    """The state between outer iterations."""
+class Loop:
+    """The state between outer iterations; arguments and errors as with `compress`.
+
+    Args:
+        log: file of measurements that several searches share; default: one in the folder.
+        suffix: what is put behind the names of the steps.
+    """
 
     def __init__(
         self,
@@ -119,19 +122,25 @@ class _Loop:
         folder: Path,
         reporter: Reporter | None,
         cancelled: Callable[[], bool],
+        log: Path | None = None,
+        suffix: str = "",
     ) -> None:
         import torch
 
+        folder.mkdir(parents=True, exist_ok=True)
+        claim(folder, network, dataset, clusters, settings)
         self.original, self.original_groups = network, tuple(groups)
         self.dataset, self.settings, self.folder = dataset, settings, folder
         self.reporter, self.cancelled = reporter or silent(), cancelled
+        self.suffix = suffix
+        self._first: tuple[Found | None, Search] | None = None
         self.example = torch.from_numpy(dataset.train_images[:2]).float() / 255
         self.geometry = measure_geometry(network, groups, self.example)
         self.scores = importance(network, groups, settings.norm)
         self.template: Template | None = None
         self.whole: Widths = whole(groups).widths
         self.measurements = Measurements(
-            Log(folder / "measurements.jsonl"),
+            Log(log or folder / "measurements.jsonl"),
             clusters,
             measure,
             self.write,
@@ -195,19 +204,37 @@ class _Loop:
             return f"all {number} outer iterations are done"
         return ""
 
+    def first(self) -> tuple[Found | None, Search]:
+        """Do the first outer iteration's search, once, and return what it found, and itself."""
+        if self._first is None:
+            search = self.prepare(1)
+            self._first = search.run(), search
+        return self._first
+
     def search(self, number: int) -> Found | None:
         """Measure designs and search among candidates."""
+        if number == 1:
+            return self.first()[0]
+        if self.space.smallest == self.space.now:
+            return None
+        return self.prepare(number).run()
+
+    @property
+    def space(self) -> Space:
+        """Where the next search is going to look."""
         settings = self.settings
-        space = Space(
+        return Space(
             channels=self.whole,
             now=self.design.widths,
             reach=settings.max_extra_pruning,
             multiple=settings.channel_multiple,
             minimum=settings.minimum_channels,
         )
+
+    def prepare(self, number: int) -> Search:
+        """Measure the designs that a search learns from, and return it ready to run."""
+        settings, space = self.settings, self.space
         if space.smallest == space.now:
-            if number > 1:
-                return None
             raise ValueError(
                 f"pruning at most {100 * space.reach:g} % of the channels removes none when they "
                 f"are kept in multiples of {space.multiple}: allow more, or a smaller multiple"
@@ -234,18 +261,22 @@ class _Loop:
             self.reporter,
             self.cancelled,
             number,
-            lambda kind: _step(kind, number),
-        ).run()
+            lambda kind: self.step(kind, number),
+        )
+
+    def step(self, kind: str, number: int) -> str:
+        """Return the name of a step of an outer iteration."""
+        return f"{kind}{'' if number == 1 else f' {number}'}{self.suffix}"
 
     def sample(self, space: Space, number: int) -> None:
         """Have designs measured where the search is going to look."""
-        settings, step = self.settings, _step("sample", number)
+        settings, step = self.settings, self.step("sample", number)
         random = np.random.default_rng([settings.seed, number, 0])
         count = settings.samples if number == 1 else settings.resamples
         left = settings.outer_iterations - number + 1
         wide = min(0.9, space.reach * left)
         known = {self.whole, *(w for call in self.measurements.asked for w in call)}
-        designs = space.sample(count, random, known, wide)
+        designs = sampling.first(space, count, random, known, wide)
         if number == 1:
             designs.insert(0, self.whole)
         expected = len(designs) * settings.measurement_seconds + EXPORT_SECONDS * (number == 1)
@@ -256,7 +287,7 @@ class _Loop:
 
     def learn(self, number: int, previous: Fleet | None) -> Fleet:
         """Fit the surrogates to all that has been measured."""
-        step, count = _step("surrogates", number), len(self.measurements.clusters)
+        step, count = self.step("surrogates", number), len(self.measurements.clusters)
         known = (self.measurements, self.geometry, self.settings, self.reporter, step)
         if previous is not None:
             return learn(*known, previous)
@@ -279,7 +310,7 @@ class _Loop:
             reporter=self.reporter,
             checkpoint=self.folder / f"finetune-{number}.safetensors",
             cancelled=self.cancelled,
-            step=_step("finetune", number),
+            step=self.step("finetune", number),
             weight=self.settings.epoch_seconds * recipe.epochs,
         )
         if not tuned.finished:
@@ -380,10 +411,6 @@ def _load(path: Path) -> tuple[Iteration, dict[str, Tensor]]:
     return Iteration.from_state(state), tensors["network"]
 
 
-def _step(kind: str, number: int) -> str:
-    return kind if number == 1 else f"{kind} {number}"
-
-
 def _by_cluster(fleet: Fleet, widths: Widths) -> dict[str, float]:
     predicted = fleet.predict([widths])[:, 0]
     return {str(c.id): float(ms) for c, ms in zip(fleet.clusters, predicted, strict=True)}
@@ -399,7 +426,7 @@ def _parameters(network: nn.Module) -> int:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Candidates are small: one thread each, several at once, beats many threads for one."""
     import torch
 

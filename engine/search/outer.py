@@ -62,7 +62,7 @@ class Search:
         name: Callable[[str], str],
         known: Mapping[Widths, tuple[Array, float]] | None = None,
     ) -> None:
-        self._space, self._accuracies, self._measurements = space, accuracies, measurements
+        self.space, self.accuracies, self._measurements = space, accuracies, measurements
         self._learn, self._settings, self._number = learn, settings, number
         self._reporter, self._cancelled, self._name = reporter, cancelled, name
         self._genes = {widths: genes for widths, (genes, _) in (known or {}).items()}
@@ -70,6 +70,10 @@ class Search:
         self._scored = 0
         self._fitness = Fitness(settings.alpha, settings.penalty)
         self._reference = 0.0
+        self.seconds = 0.0
+        """What all its evaluations are expected to take."""
+        self.fleet: Fleet | None = None
+        """What is known of the fleet in the end."""
 
     def run(self) -> Found | None:
         """Search; return None where nothing is faster than the network already is.
@@ -78,21 +82,22 @@ class Search:
             Cancelled: somebody asked to stop.
             ValueError: the network has no accuracy to lose, or no device can be measured.
         """
-        settings, now = self._settings, self._space.now
-        self._reference = float(self._accuracies([now])[0])
+        settings, now = self._settings, self.space.now
+        self._reference = float(self.accuracies([now])[0])
         if not self._reference:
             raise ValueError("the network classifies none of the training images rightly")
         fleet = self._learn(None)
         step = self._name("search")
         rounds = settings.refinements + 1
-        expected = self._accuracies.seconds(now) * settings.evaluations / settings.workers
-        self._reporter.started(step, settings.evaluations, expected)
+        self.seconds = self.accuracies.seconds(now) * settings.evaluations / settings.workers
+        self._reporter.started(step, settings.evaluations, self.seconds)
         self._genes[now], self._kept[now] = np.zeros(len(now)), 1.0
         self._fitness = self._aim(fleet)
         for round_ in range(rounds):
             share = settings.evaluations // rounds
             self._round(fleet, round_, share, step)
             fleet = self._measure_best(fleet)
+        self.fleet = fleet
         best = min(self._kept, key=lambda w: (self._value(fleet, w), w))
         self._reporter.finished(step, widths=best, value=self._value(fleet, best))
         if self._latency(fleet, best) > self._latency(fleet, now) - GAIN or not self._good(best):
@@ -111,12 +116,12 @@ class Search:
         as the box lets it.
         """
         settings = self._settings
-        goal = target(settings, fleet, self._space.channels)
+        goal = target(settings, fleet, self.space.channels)
         if settings.constraint == "accuracy" or goal is None:
             return Fitness(settings.alpha, settings.penalty)
         now, least = (
-            float(fleet.value([w])[0] / fleet.value([self._space.channels])[0])
-            for w in (self._space.now, self._space.smallest)
+            float(fleet.value([w])[0] / fleet.value([self.space.channels])[0])
+            for w in (self.space.now, self.space.smallest)
         )
         left = settings.outer_iterations - self._number + 1
         step = now * (min(goal, now) / now) ** (1 / left)
@@ -130,7 +135,7 @@ class Search:
 
     def _round(self, fleet: Fleet, round_: int, evaluations: int, step: str) -> None:
         """Score that many candidates, beginning at the best ones known."""
-        settings, space = self._settings, self._space
+        settings, space = self._settings, self.space
         size = len(space.now)
         whole = fleet.value([space.channels])[0]
         seed = np.random.SeedSequence([settings.seed, self._number, round_, 1])
@@ -151,7 +156,7 @@ class Search:
                 raise Cancelled
             genes = search.ask()
             designs = space.widths(genes)
-            kept = self._accuracies(designs) / self._reference
+            kept = self.accuracies(designs) / self._reference
             search.tell(self._fitness(fleet.value(designs) / whole, kept))
             for widths, row, share in zip(designs, genes, kept, strict=True):
                 self._genes.setdefault(widths, row)
@@ -169,7 +174,7 @@ class Search:
         """All candidates so far by predicted value, the best first."""
         designs = list(self._kept)
         kept = np.array([self._kept[w] for w in designs])
-        whole = fleet.value([self._space.channels])[0]
+        whole = fleet.value([self.space.channels])[0]
         values = self._fitness(fleet.value(designs) / whole, kept)
         return [designs[i] for i in np.argsort(values, kind="stable")]
 
@@ -200,12 +205,12 @@ class Search:
 
         Where candidates have been measured, those that have not are not to be chosen.
         """
-        measured, whole = fleet.measured_value(widths), fleet.measured_value(self._space.channels)
+        measured, whole = fleet.measured_value(widths), fleet.measured_value(self.space.channels)
         if measured is not None and whole is not None:
             return measured / whole
-        if self._settings.finalists and whole is not None and widths != self._space.now:
+        if self._settings.finalists and whole is not None and widths != self.space.now:
             return np.inf
-        return float(fleet.value([widths])[0] / fleet.value([self._space.channels])[0])
+        return float(fleet.value([widths])[0] / fleet.value([self.space.channels])[0])
 
     def _tell(self, step: str, fleet: Fleet, best: Widths) -> None:
         self._reporter.advanced(step, self._scored)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from engine.compress.finetune import Recipe
 from engine.fleet.surrogates import Kind
 from engine.search.objective import Constraint, Objective, Penalty, Weighting
 
+PerCluster = Literal["auto", "never", "always"]
 EXPORT_SECONDS = 6.0
 """What exporting a network for the first time takes."""
 
@@ -76,6 +78,10 @@ class Settings:
     surrogate: Kind = "auto"
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=60, schedule="step"))
     """Fine-tuning after each outer iteration."""
+    per_cluster: PerCluster = "auto"
+    """Whether each cluster gets a network of its own: see `fleetwide`."""
+    per_cluster_gain: float = 10.0
+    """By how many per cent the fleet must be predicted to be faster for "auto" to do so."""
     workers: int = 1
     """Candidates scored at once, each on one thread."""
     seed: int = 0
