@@ -24,12 +24,42 @@ _UNPACK_RATE = 5e5  # bytes a second that the slowest device is trusted to unpac
 _PATIENCE_S = 900.0  # seconds that waiting for another and checking may take besides
 
 _ATTEMPTS = 3
+_BUILDS_S = 5
+"""Seconds for which removing waits for a build that may just be ending."""
 
 _BUILD = f'exec "$1" -I {ROOT}/"$2" build "$3"'
 _CHECK = f'{PYTHON}\ninterpreter "$1"\nexec "$python" {ROOT}/"$2" check "$3"'
 
-_UNDO = f"""{ALIVE}
+# The lock's file stays: whoever waits for it has it open, and must not meet somebody with another.
+# The shell holds the lock while its descriptor is open; mksh passes that on only where it is named.
+_UNDO = f"""{ALIVE}{PYTHON}
 cd {ROOT} 2>/dev/null || {{ echo nothing; exit 0; }}
+look() {{
+  found=
+  for one in environment environment.* wheels; do
+    if [ -e "$one" ] || [ -L "$one" ]; then
+      [ "$one" = environment.lock ] || found="$found $one"
+    fi
+  done
+}}
+lock() {{
+  if command -v flock >/dev/null 2>&1; then flock -n 9 9>&9 2>/dev/null || [ $? -ne 1 ]
+  else interpreter ""; "$python" -I -S -c '
+import errno, fcntl, sys
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError as error:
+    sys.exit(75 if error.errno in (errno.EAGAIN, errno.EACCES) else 0)
+' 9>&9 2>/dev/null; [ $? -ne 75 ]; fi
+}}
+look
+[ -n "$found" ] || {{ echo nothing; exit 0; }}
+exec 9>>environment.lock || exit 1
+n=0
+until lock; do
+  [ $n -lt {_BUILDS_S} ] || {{ echo building; exit 0; }}
+  n=$((n + 1)); sleep 1
+done
 for job in jobs/*/pid; do
   [ -s "$job" ] || continue
   id=${{job%/pid}}; id=${{id##*/}}; pid=$(cat "$job")
@@ -37,15 +67,9 @@ for job in jobs/*/pid; do
   echo running; exit 0
 done
 if [ -e environment ] && [ ! -L environment ]; then echo foreign; exit 0; fi
-found=
-for one in environment environment.* wheels; do
-  if [ -e "$one" ] || [ -L "$one" ]; then
-    [ "$one" = environment.lock ] || found="$found $one"
-  fi
-done
-[ -n "$found" ] || {{ echo nothing; exit 0; }}
+look
 set -- $(du -sk $found 2>/dev/null | awk '{{ n += $1 }} END {{ print n + 0 }}')
-rm -f environment && rm -rf environment.* wheels || exit 1
+rm -f environment && rm -rf $found || exit 1
 echo "removed ${{1:-0}}"
 """
 
@@ -140,13 +164,19 @@ def undo(connection: Connection) -> int | None:
     """Remove the environment and the wheels; return the bytes freed, None where there were none.
 
     Raises:
-        DeviceError: busy where a benchmark runs; failed where the environment is not ours.
+        DeviceError: busy where a benchmark runs or it is being built; failed where the environment is
+            not ours.
     """
     lines = lines_of(ask(connection, _UNDO, timeout=_PATIENCE_S, limit=4096))
     word, _, number = (lines[-1] if lines else "").partition(" ")
     if word == "running":
         raise DeviceError(
             ErrorKind.BUSY, f"{connection.where}: a benchmark runs on it; try again afterwards"
+        )
+    if word == "building":
+        raise DeviceError(
+            ErrorKind.BUSY,
+            f"{connection.where}: another hdap builds its environment; try again afterwards",
         )
     if word == "foreign":
         raise DeviceError(

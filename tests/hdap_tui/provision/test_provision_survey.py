@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -45,14 +46,14 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[str], Pat
     return command, tmp_path
 
 
-def run(shell: tuple[list[str], Path], script: str, *arguments: str) -> list[str]:
+def run(shell: tuple[list[str], Path], script: str, *arguments: str, **variables: str) -> list[str]:
     command, home = shell
     done = subprocess.run(
         [*command, "-c", script, "hdap", *arguments],
         cwd=home,
         capture_output=True,
         timeout=60,
-        env={**os.environ, "HOME": str(home)},
+        env={**os.environ, "HOME": str(home), **variables},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.decode().splitlines()
@@ -95,7 +96,30 @@ def test_the_scripts_run_in_any_posix_shell(home: tuple[list[str], Path]) -> Non
     word, freed = run(home, building._UNDO)[0].split()
     assert word == "removed"
     assert int(freed) > 0
-    assert sorted(path.name for path in root.iterdir()) == ["jobs"]
+    assert sorted(path.name for path in root.iterdir()) == ["environment.lock", "jobs"]
+
+
+@pytest.mark.parametrize("by", ["flock", "python3"])
+def test_what_is_being_built_is_not_removed(
+    home: tuple[list[str], Path], tmp_path: Path, by: str
+) -> None:
+    """Real tools only: a device has one of the two."""
+    if not shutil.which(by):
+        pytest.skip(f"{by} is not installed")
+    root = home[1] / ".hdap"
+    (root / "environment.new" / "lib").mkdir(parents=True)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("readlink", "cat", "grep", "rm", "du", "awk", "sleep", by):
+        (tools / name).symlink_to(os.path.realpath(str(shutil.which(name))))
+    quick = building._UNDO.replace(f"-lt {building._BUILDS_S} ]", "-lt 1 ]")
+    shell = ([str(shutil.which(home[0][0])), *home[0][1:]], home[1])
+    with (root / "environment.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(shell, quick, PATH=str(tools)) == ["building"]
+        assert (root / "environment.new" / "lib").exists()
+    assert run(shell, quick, PATH=str(tools))[0].startswith("removed ")
+    assert [path.name for path in root.iterdir()] == ["environment.lock"]
 
 
 def test_interpreters_come_newest_first() -> None:
