@@ -164,8 +164,8 @@ def undo(connection: Connection) -> int | None:
     """Remove the environment and the wheels; return the bytes freed, None where there were none.
 
     Raises:
-        DeviceError: busy where a benchmark runs or it is being built; failed where the environment is
-            not ours.
+        DeviceError: busy where a benchmark runs or it is being built; failed where the
+            environment is not ours.
     """
     lines = lines_of(ask(connection, _UNDO, timeout=_PATIENCE_S, limit=4096))
     word, _, number = (lines[-1] if lines else "").partition(" ")
