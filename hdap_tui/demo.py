@@ -172,7 +172,7 @@ class _Demo:
         return next(name for name in quiet if labels.get(name) == -largest[1])
 
     def _compress(self) -> JobRow:
-        started = compress(self.context, detach=True)
+        started = compress(self.context, per_cluster="never", detach=True)
         folder = JobFolder(Path(str(started.data["folder"])))
 
         def listen(event: AnyEvent) -> None:

@@ -1,4 +1,4 @@
-"""What the operator is called on this machine."""
+"""What the operator and the clusters are called."""
 
 from __future__ import annotations
 
@@ -11,3 +11,12 @@ def own_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return ""
+
+
+def cluster_letter(cluster: int) -> str:
+    """Return what a cluster is called on the screen: A to Z, then AA, AB and so on."""
+    letters = ""
+    while cluster >= 0:
+        letters = chr(ord("A") + cluster % 26) + letters
+        cluster = cluster // 26 - 1
+    return letters

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from engine.models import NAMES
 from hdap_tui import library
@@ -18,10 +20,13 @@ from hdap_tui.config.source import did_you_mean
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import SettingsError, UserError
 from hdap_tui.jobs import control
-from hdap_tui.store import clusters, devices
+from hdap_tui.store import clusters, devices, measurements
 from hdap_tui.store.database import Store
 from hdap_tui.store.facts import common_multiple
 from hdap_tui.store.records import ClusterMap
+
+_LEVELS = 32
+"""Devices of a cluster whose levels are told one by one."""
 
 
 def compress(
@@ -32,9 +37,26 @@ def compress(
     evaluations: int | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    maximum_drop: float | None = None,
+    target_speedup: float | None = None,
+    target_latency_ms: float | None = None,
+    constraint: str | None = None,
+    objective: str | None = None,
+    per_cluster: str | None = None,
     detach: bool = False,
 ) -> Outcome:
     """Start a job that searches a smaller network for the fleet as it is now."""
+    changes = {
+        "network": network,
+        "evaluations": evaluations,
+        "seed": seed,
+        "maximum_drop": maximum_drop,
+        "target_speedup": target_speedup,
+        "target_latency_ms": target_latency_ms,
+        "constraint": constraint,
+        "objective": objective,
+        "per_cluster": per_cluster,
+    }
     settings, store = context.settings, context.store
     devices.sync(store, settings.devices)
     found = _present(clusters.latest(store), {device.name for device in settings.devices})
@@ -44,7 +66,7 @@ def compress(
         raise SettingsError(f"{settings.path}: [[models]] names no model that is no probe.")
     first = context.settings.first_model
     parent = library.ensure(settings, store)[first.name]
-    asked = _aligned(_asked(settings, network, evaluations, epochs, seed), store)
+    asked = _aligned(_asked(settings, changes, epochs), store)
     used = str(weights.absolute()) if weights else str(settings.weights)
     request: dict[str, Any] = {
         "config": str(settings.path),
@@ -53,14 +75,16 @@ def compress(
         "weights": used,
         # The model in use is the parent only where the job starts from its very weights.
         "parent": parent.digest if used == f"builtin:{first.builtin}" else "",
-        "clusters": groups(found),
+        "clusters": groups(found, _latencies(store, parent.digest)),
     }
     _check_files(request)
     return started(context, control.start(jobs_dir(context), "compress", request), detach)
 
 
-def groups(found: ClusterMap) -> list[dict[str, Any]]:
+def groups(found: ClusterMap, latencies: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
     """Return the clusters as the search takes them: size, and whom to measure, best first.
+
+    `latencies` of the model in use tell how far each device lies from its representative.
 
     A noise device counts with the cluster of its nearest neighbour on the map, since it will run
     the model too. Where there is no cluster at all the fleet is one.
@@ -74,7 +98,7 @@ def groups(found: ClusterMap) -> list[dict[str, Any]]:
     heads = {cluster.id: cluster.representative for cluster in found.clusters}
     if not heads:
         names = list(points) or list(found.devices)
-        return [{"id": 0, "size": len(found.devices), "devices": names}]
+        return [_group(0, names, list(found.devices), latencies or {})]
     members: dict[int, list[str]] = {number: [] for number in heads}
     for device in found.devices:
         number = label[device]
@@ -86,9 +110,37 @@ def groups(found: ClusterMap) -> list[dict[str, Any]]:
             )[1]
         members[max(number, 0)].append(device)
     return [
-        {"id": number, "size": len(members[number]), "devices": _order(found, number, points)}
+        _group(number, _order(found, number, points), members[number], latencies or {})
         for number in heads
     ]
+
+
+def _group(
+    number: int, own: list[str], members: list[str], latencies: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return a cluster; of a large one, the levels of its devices are some quantiles."""
+    level = latencies.get(own[0], math.nan)
+    ratios = [latencies[name] / level for name in members if name in latencies]
+    ratios = sorted(ratio for ratio in ratios if math.isfinite(ratio))
+    if len(ratios) > _LEVELS:
+        ratios = [float(q) for q in np.quantile(ratios, (np.arange(_LEVELS) + 0.5) / _LEVELS)]
+    return {
+        "id": number,
+        "size": len(members),
+        "devices": own,
+        "members": members,
+        "levels": ratios,
+    }
+
+
+def _latencies(store: Store, digest: str) -> dict[str, float]:
+    """Return the newest latency of a model by device, in milliseconds."""
+    names, found = measurements.matrix(store, [digest])
+    return {
+        name: float(ms)
+        for name, ms in zip(names, found[:, 0], strict=True)
+        if math.isfinite(ms) and ms > 0
+    }
 
 
 def _order(found: ClusterMap, number: int, points: dict[str, tuple[float, float]]) -> list[str]:
@@ -98,14 +150,7 @@ def _order(found: ClusterMap, number: int, points: dict[str, tuple[float, float]
     return sorted(own, key=lambda device: math.dist(points[device], points[head]))
 
 
-def _asked(
-    settings: Settings,
-    network: str | None,
-    evaluations: int | None,
-    epochs: int | None,
-    seed: int | None,
-) -> Any:
-    changes = {"network": network, "evaluations": evaluations, "seed": seed}
+def _asked(settings: Settings, changes: Mapping[str, Any], epochs: int | None) -> Any:
     asked = msgspec.structs.replace(
         settings.compression, **{k: v for k, v in changes.items() if v is not None}
     )
@@ -117,6 +162,11 @@ def _asked(
         msgspec.convert(msgspec.to_builtins(asked), type(asked))
     except msgspec.ValidationError as error:
         raise SettingsError(f"This cannot be searched: {error}.") from error
+    if asked.constraint != "accuracy" and not (asked.target_speedup or asked.target_latency_ms):
+        raise SettingsError(
+            f'The constraint "{asked.constraint}" needs a latency to reach: give --target-speedup '
+            "or --target-latency-ms, or set one under [compression]."
+        )
     if asked.network not in NAMES:
         known = did_you_mean(asked.network, NAMES)
         raise SettingsError(f'No network is called "{asked.network}"; {known}')

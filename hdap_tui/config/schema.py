@@ -290,6 +290,21 @@ class Compression(Section, frozen=True):
     """Points of accuracy that the result may lose against the original network."""
     target_speedup: NotNegative = 0.0
     """Speed-up over the fleet at which the search is content; 0: as fast as it gets."""
+    target_latency_ms: NotNegative = 0.0
+    """The same as a latency in milliseconds; 0: none."""
+    constraint: Literal["accuracy", "latency", "both"] = "accuracy"
+    """What must be kept to: the accuracy, and the result is as fast as that allows; the target, and
+    the result is as accurate as that allows, whatever it loses; or both."""
+    objective: Literal["mean", "percentile-95", "worst"] = "mean"
+    """Which latency of the fleet counts: the mean over its devices, the one that 95 % of them stay
+    within, or that of the slowest."""
+    weighting: Literal["size", "plain"] = "size"
+    """Whether a cluster counts by its devices, or every cluster alike."""
+    per_cluster: Literal["auto", "never", "always"] = "auto"
+    """Whether each cluster gets a network of its own; auto: where that is predicted to make the
+    fleet faster by `per_cluster_gain`."""
+    per_cluster_gain: NotNegative = 10.0
+    """Per cent by which networks of their own must make the fleet faster."""
     samples: Annotated[int, Meta(ge=10)] = 60
     """Designs measured on every cluster's representative to learn its latency from."""
     evaluations: Count = 1000
@@ -302,6 +317,9 @@ class Compression(Section, frozen=True):
     """Images that a candidate's accuracy is estimated on."""
     alpha: Annotated[float, Meta(gt=0, le=1)] = 0.9
     """Share of its accuracy that a candidate must keep before fine-tuning."""
+    penalty: Literal["replace", "add"] = "replace"
+    """What becomes of a candidate that does not: its loss replaces its latency, and it is worse
+    than all that do; or is added to it, so that a fast one may miss a little."""
     max_extra_pruning: Annotated[float, Meta(gt=0, le=1)] = 0.2
     """Largest share of a group's channels that one round removes."""
     channel_multiple: Whole = 0

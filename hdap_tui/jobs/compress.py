@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,14 @@ from engine.compress.quantize import isa, onnx_accuracy, quantize_static
 from engine.events import Reporter
 from engine.latency import Latency
 from engine.models import SHIPPED, build, load_weights
-from engine.search import hdap
-from engine.search.hdap import Cancelled, Cluster
+from engine.search import fleetwide, hdap
+from engine.search.hdap import Cancelled, Cluster, Result
+from engine.search.objective import FleetLatency
 from hdap_tui.config import Settings, load
 from hdap_tui.config.schema import Compression
 from hdap_tui.facts import gather
 from hdap_tui.jobs.folder import JobFolder, write_json
+from hdap_tui.names import cluster_letter
 from hdap_tui.progress import WHOLE
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import models as table
@@ -80,7 +83,12 @@ class _Compression:
         self.fleet, self.measure = fleet, measure
         self.threads = asked.threads or os.cpu_count() or 1
         self.clusters = [
-            Cluster(id=c["id"], size=c["size"], devices=tuple(c["devices"]))
+            Cluster(
+                id=c["id"],
+                size=c["size"],
+                devices=tuple(c["devices"]),
+                levels=tuple(c.get("levels", ())),
+            )
             for c in request["clusters"]
         ]
 
@@ -96,7 +104,7 @@ class _Compression:
         groups = trace(network, example)
         check(network, groups, example)
         self.reporter.finished("prepare", groups=len(groups))
-        result = hdap.compress(
+        outcome = fleetwide.compress(
             network,
             groups,
             dataset,
@@ -107,15 +115,30 @@ class _Compression:
             self.reporter,
             self._cancelled,
         )
-        self.reporter.noted("search", f"ended: {result.stopped}")
-        if not result.iterations or result.design.widths == tuple(g.channels for g in groups):
+        original = export(network, example, self.folder.work / "original.onnx")
+        made, without = [], []
+        for numbers, result in outcome.results:
+            self.reporter.noted("search", f"ended: {result.stopped}")
+            if result.design.widths == tuple(group.channels for group in groups):
+                without.append(result.stopped)
+                continue
+            part = _Part(numbers, len(outcome.results) > 1)
+            made.append(self._finish(part, original, result, dataset, example))
+        if not made:
             raise ValueError(
-                f"no smaller network was found that is good enough: {result.stopped}; "
+                f"no smaller network was found that is good enough: {without[0]}; "
                 "allow a larger maximum_drop, or more evaluations"
             )
-        original, pruned = self._export(network, result.network, example)
-        chosen, compared = self._decide(original, pruned, dataset, result.metrics)
-        return self._register(chosen, compared, result, dataset, example)
+        forecast = asdict(outcome.forecast) if outcome.forecast else None
+        return {**made[0], "models": made, "forecast": forecast}
+
+    def _finish(
+        self, part: _Part, original: Exported, result: Result, dataset: data.Dataset, example: Any
+    ) -> dict[str, Any]:
+        """Export a network, decide in which precision it runs, and register it."""
+        pruned = self._export(part, result.network, example)
+        chosen, compared = self._decide(part, original, pruned, dataset, result.metrics)
+        return self._register(part, chosen, compared, result, dataset, example)
 
     def _load(self) -> tuple[nn.Module, data.Dataset]:
         asked = self.asked
@@ -138,12 +161,19 @@ class _Compression:
             outer_iterations=asked.outer_iterations,
             evaluations=asked.evaluations,
             population=asked.population,
+            objective=asked.objective,
+            weighting=asked.weighting,
+            constraint=asked.constraint,
+            penalty=asked.penalty,
+            per_cluster=asked.per_cluster,
+            per_cluster_gain=asked.per_cluster_gain,
             alpha=asked.alpha,
             channel_multiple=asked.channel_multiple or USUAL_MULTIPLE,
             reestimate=True,
             max_extra_pruning=asked.max_extra_pruning,
             maximum_drop=asked.maximum_drop,
             target_speedup=asked.target_speedup or None,
+            target_latency_ms=asked.target_latency_ms or None,
             accuracy_images=asked.accuracy_images,
             samples=asked.samples,
             finalists=asked.finalists,
@@ -173,19 +203,17 @@ class _Compression:
     def _cancelled(self) -> bool:
         return self.folder.cancelled
 
-    def _export(
-        self, network: nn.Module, pruned: nn.Module, example: Any
-    ) -> tuple[Exported, Exported]:
-        """Write the original and the pruned network, each compared with torch."""
-        self.reporter.started("export", total=2, weight=_EXPORT_S)
-        before = export(network, example, self.folder.work / "original.onnx")
-        self.reporter.advanced("export", 1)
-        after = export(pruned, example, self.folder.work / "pruned.onnx")
-        self.reporter.finished("export", difference=after.difference)
-        return before, after
+    def _export(self, part: _Part, pruned: nn.Module, example: Any) -> Exported:
+        """Write the pruned network, compared with torch."""
+        step = part.step("export")
+        self.reporter.started(step, weight=_EXPORT_S)
+        after = export(pruned, example, self.folder.work / part.file("pruned.onnx"))
+        self.reporter.finished(step, difference=after.difference)
+        return after
 
     def _decide(
         self,
+        part: _Part,
         original: Exported,
         pruned: Exported,
         dataset: data.Dataset,
@@ -194,22 +222,24 @@ class _Compression:
         """Choose between float and int8 by what the representatives measure."""
         candidates = {"fp32": pruned}
         if self.asked.quantize != "never":
-            self.reporter.started("quantize", weight=_QUANTIZE_S)
+            step = part.step("quantize")
+            self.reporter.started(step, weight=_QUANTIZE_S)
             candidates["int8"] = quantize_static(
                 pruned.path,
-                self.folder.work / "int8.onnx",
+                self.folder.work / part.file("int8.onnx"),
                 dataset.calibration_images,
                 isa(*self._instruction_set()),
             )
-            self.reporter.finished("quantize", bytes=candidates["int8"].bytes)
+            self.reporter.finished(step, bytes=candidates["int8"].bytes)
         accuracy = {
             name: onnx_accuracy(found.path, dataset.selection_images, dataset.selection_labels)
             for name, found in candidates.items()
         }
-        medians = self._compare({"original": original, **candidates})
+        clusters = [cluster for cluster in self.clusters if cluster.id in part.clusters]
+        medians = self._compare(part, clusters, {"original": original, **candidates})
         before = float(metrics["accuracy_before"]["selection"])
         speedups = {
-            name: _speedup(self.clusters, medians, original.digest, found.digest)
+            name: self._speedup(clusters, medians, original.digest, found.digest)
             for name, found in candidates.items()
         }
         good = {
@@ -219,7 +249,7 @@ class _Compression:
         }
         choice = _choose(self.asked.quantize, good, speedups, self._margin())
         self.reporter.noted(
-            "decide",
+            part.step("decide"),
             "; ".join(
                 f"{name}: {speedups[name]:.2f}x measured on the representatives, "
                 f"{accuracy[name]:.2%} of the selection split right"
@@ -254,22 +284,22 @@ class _Compression:
                 return self._instruction_set()
         raise ValueError("no device can be asked for its instruction set; resume the job later")
 
-    def _compare(self, candidates: dict[str, Exported]) -> dict[tuple[int, str], float]:
+    def _compare(
+        self, part: _Part, clusters: Sequence[Cluster], candidates: dict[str, Exported]
+    ) -> dict[tuple[int, str], float]:
         """Time the candidates side by side on every cluster; return medians by cluster and digest.
 
         What was measured is kept, so that a resumed job decides the same.
         """
-        path = self.folder.work / "decision.json"
+        path, step = self.folder.work / part.file("decision.json"), part.step("decide")
         wanted = sorted(found.digest for found in candidates.values())
         if path.exists():
             kept = json.loads(path.read_text())
             if kept["models"] == wanted:
                 return {(row[0], row[1]): row[2] for row in kept["medians"]}
-        self.reporter.started(
-            "decide", total=len(candidates) * len(self.clusters), weight=_DECIDE_S
-        )
+        self.reporter.started(step, total=len(candidates) * len(clusters), weight=_DECIDE_S)
         medians: dict[tuple[int, str], float] = {}
-        for cluster in self.clusters:
+        for cluster in clusters:
             for device in cluster.devices:
                 pairs = [(found.path, device) for found in candidates.values()]
                 found = list(self.measure(pairs, self._cancelled))
@@ -278,19 +308,45 @@ class _Compression:
                 if found and all(one.ok for one in found):
                     medians |= {(cluster.id, one.model): one.median_ms for one in found}
                     break
-            self.reporter.advanced("decide", len(medians))
+            self.reporter.advanced(step, len(medians))
         if not medians:
             raise ValueError("no device can be measured any more; resume the job later")
         rows = [[cluster, digest, ms] for (cluster, digest), ms in medians.items()]
         write_json(path, {"models": wanted, "medians": rows})
-        self.reporter.finished("decide")
+        self.reporter.finished(step)
         return medians
+
+    def _speedup(
+        self,
+        clusters: Sequence[Cluster],
+        medians: dict[tuple[int, str], float],
+        old: str,
+        new: str,
+    ) -> float:
+        """Latency of these clusters' devices, as the objective has it: the old by the new."""
+        usable = [c for c in clusters if (c.id, old) in medians and (c.id, new) in medians]
+        value = FleetLatency.of(usable, self.asked.objective, self.asked.weighting)
+        before, after = (
+            float(value(np.array([[medians[c.id, digest]] for c in usable]))[0])
+            for digest in (old, new)
+        )
+        return before / after
+
+    def _members(self, part: _Part) -> list[str]:
+        """Return all devices of the part's clusters, noise counted with the nearest."""
+        return [
+            name
+            for cluster in self.request["clusters"]
+            if cluster["id"] in part.clusters
+            for name in cluster.get("members", cluster["devices"])
+        ]
 
     def _register(
         self,
+        part: _Part,
         chosen: Exported,
         compared: dict[str, Any],
-        result: hdap.Result,
+        result: Result,
         dataset: data.Dataset,
         example: Any,
     ) -> dict[str, Any]:
@@ -310,10 +366,12 @@ class _Compression:
             "compressed_bytes": paper.compressed_bytes,
             "design": json.loads(result.design.to_json()),
             "stopped": result.stopped,
+            "objective": self.asked.objective,
+            **({"for_devices": self._members(part)} if part.alone else {}),
             "data": dataset.name,
             "emulated": any(d.emulated for d in self.settings.devices),
         }
-        name = f"{self.asked.network}-{self.folder.name}"
+        name = part.file(f"{Path(self.asked.network).stem}-{self.folder.name}")
         store = open_store(self.settings.database)
         try:
             row = table.add(
@@ -332,6 +390,28 @@ class _Compression:
         return {"model": row.name, "digest": row.digest, "path": row.path, "metrics": metrics}
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One of the networks that a job makes."""
+
+    clusters: tuple[int, ...]
+    """Those that it is for."""
+    alone: bool
+    """Whether others are made beside it."""
+
+    @property
+    def _suffix(self) -> str:
+        return f"cluster-{cluster_letter(self.clusters[0])}" if self.alone else ""
+
+    def step(self, kind: str) -> str:
+        return f"{kind} ({self._suffix})" if self.alone else kind
+
+    def file(self, name: str) -> str:
+        """Return a name that no other part uses."""
+        path = Path(name)
+        return f"{path.stem}-{self._suffix}{path.suffix}" if self.alone else name
+
+
 @contextmanager
 def _measuring(
     settings: Settings, request: dict[str, Any]
@@ -348,17 +428,6 @@ def _measuring(
 
 def _asked(request: dict[str, Any]) -> Compression:
     return msgspec.convert(request["compression"], Compression)
-
-
-def _speedup(
-    clusters: Sequence[Cluster], medians: dict[tuple[int, str], float], old: str, new: str
-) -> float:
-    """Mean latency over the fleet, old by new; each cluster counts by its size."""
-    usable = [c for c in clusters if (c.id, old) in medians and (c.id, new) in medians]
-    sizes = np.array([c.size for c in usable], dtype=float)
-    before = np.array([medians[c.id, old] for c in usable])
-    after = np.array([medians[c.id, new] for c in usable])
-    return float((sizes * before).sum() / (sizes * after).sum())
 
 
 def _choose(wish: str, good: set[str], speedups: dict[str, float], margin: float) -> str:
