@@ -41,12 +41,14 @@ def deploy(
                 "no other option but --yes."
             )
         return take_up(context, _number(model), goes_on=resume, yes=yes)
-    chosen = [device.name for device in context.select(select)]
     options = Options.of(
         context.settings.deploy, stages=stages, pause=pause, max_failures=max_failures
     )
+    chosen = [device.name for device in context.select(select)]
     with Measuring(context) as measuring:
         row = _named(context, model) if model else _latest(context)
+        if select is None:
+            chosen = _meant_for(context, row, chosen)
         todo = plan(measuring, row, chosen, options)
         if dry_run:
             return _planned(context, todo, preview(measuring, todo))
@@ -139,6 +141,20 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
         ),
         exit_code=_code(done, errors),
     )
+
+
+def _meant_for(context: Context, row: ModelRow, names: list[str]) -> list[str]:
+    """Return the devices of the cluster that a model was made for; all, where it is for all."""
+    own = row.metrics.get("for_devices")
+    if not isinstance(own, list):
+        return names
+    found = [name for name in names if name in own]
+    if not found:
+        raise RefusedError(
+            f"{row.name} was made for devices that {context.settings.path} no longer names; say "
+            "with --select where it is to go."
+        )
+    return found
 
 
 def _number(word: str | None) -> int | None:
