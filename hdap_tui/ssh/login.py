@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from hdap_tui.ssh.sockets import Deadline
 from hdap_tui.ssh.target import Target
 from hdap_tui.text import clean
 
+_AT_ONCE_S = 2.0
+"""Seconds within which a server that has had enough hangs up: Dropbear does so without a word."""
 _KEY, _PASSWORD, _DIALOGUE = "publickey", "password", "keyboard-interactive"
 
 
@@ -66,6 +69,7 @@ class _LoggingIn:
         self.prompt = ""
         """A question of the server that is no question for a password."""
         self.password_tried = False
+        self.offered_at = 0.0
         self.handler = _Handler(transport)
         transport.auth_handler = self.handler
 
@@ -131,18 +135,16 @@ class _LoggingIn:
     def _step(self, start: Callable[[threading.Event], object]) -> tuple[bool, bool]:
         """Offer one thing; return whether it was taken, and whether it was looked at."""
         if not self.transport.is_active():
-            raise self.transport.get_exception() or EOFError()
+            raise self._ended(self.transport.get_exception())
         answered = threading.Event()
+        self.offered_at = time.monotonic()
         start(answered)
         self.deadline.wait(answered)
         if self.transport.is_authenticated():
             return True, True
         error = self.transport.get_exception()
         if not self.transport.is_active():
-            # A server hangs up at a device that has tried too often, and says why.
-            if self.refused or "authentication" in self.transport.farewell.lower():
-                raise self._refusal()
-            raise error or EOFError()
+            raise self._ended(error)
         if isinstance(error, paramiko.ssh_exception.PartialAuthentication):
             self.methods = list(error.allowed_types)
             return True, True
@@ -150,6 +152,18 @@ class _LoggingIn:
             self.methods = list(error.allowed_types)
             return False, False
         return False, True
+
+    def _ended(self, error: Exception | None) -> Exception:
+        """Return what the end of the connection means: too many refusals, or a lost peer.
+
+        A server that has had enough says so, or hangs up in good order as soon as it has looked.
+        """
+        at_once = time.monotonic() - self.offered_at < _AT_ONCE_S
+        in_order = error is None or isinstance(error, EOFError)
+        said = "authentication" in self.transport.farewell.lower()
+        if said or (self.refused and at_once and in_order):
+            return self._refusal()
+        return error or EOFError()
 
     # ---- what is said ---------------------------------------------------------------------------
 

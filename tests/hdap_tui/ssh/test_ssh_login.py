@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import socket
+import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 from sshd import QUICK, Sshd, make_key, wait_for
 
-from hdap_tui.ssh import secret
+from hdap_tui.ssh import login, secret
 from hdap_tui.ssh.connection import connect
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
@@ -188,6 +193,79 @@ def test_the_right_key_of_a_full_agent_comes_first(
     logs_in(replace(target, identity=public))
     logs_in(replace(target, identity=None, identities=(public,)))
     assert "refused the login" in str(fails(replace(target, identity=None)))  # not: hung up on
+
+
+class Refusing:
+    """A server that refuses the first key, and at the second ends the connection in some way."""
+
+    def __init__(self, folder: Path, end: Callable[[socket.socket], None]) -> None:
+        key = paramiko.RSAKey.generate(2048)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        port = self.listening.getsockname()[1]
+        known = folder / "known_hosts"
+        KnownHosts(known, ()).trust("127.0.0.1", port, HostKey("ssh-rsa", key.get_base64()))
+        self.target = Target(
+            name="x", host="127.0.0.1", port=port, user="pi", known_hosts=known, timeouts=QUICK,
+            identities=(make_key(folder / "one"), make_key(folder / "two")),
+        )  # fmt: skip
+        refusing = self
+
+        class Server(paramiko.ServerInterface):  # type: ignore[misc]
+            def get_allowed_auths(self, _user: str) -> str:
+                return "publickey"
+
+            def check_auth_publickey(self, _user: str, _key: object) -> int:
+                refusing.offered += 1
+                if refusing.offered == 2:
+                    end(refusing.socket)
+                return int(paramiko.AUTH_FAILED)
+
+        def serve() -> None:
+            self.socket, _ = self.listening.accept()
+            transport = paramiko.Transport(self.socket)
+            transport.add_server_key(key)
+            transport.start_server(event=threading.Event(), server=Server())
+            transport.join(10)
+
+        self.offered = 0
+        self.thread = threading.Thread(target=serve, daemon=True)
+        self.thread.start()
+
+    def answer(self) -> DeviceError:
+        with pytest.raises(DeviceError) as caught:
+            connect(self.target, KnownHosts(self.target.known_hosts, ()))
+        self.thread.join()
+        self.listening.close()
+        assert self.offered == 2
+        return caught.value
+
+
+def hang_up(connection: socket.socket) -> None:
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def hang_up_later(connection: socket.socket) -> None:
+    time.sleep(login._AT_ONCE_S + 0.3)
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(connection.detach())
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        (hang_up, ErrorKind.AUTHENTICATION),
+        (hang_up_later, ErrorKind.DISCONNECTED),
+        (reset, ErrorKind.DISCONNECTED),
+    ],
+)
+def test_a_peer_that_vanishes_after_a_refused_key_is_told_from_one_that_has_had_enough(
+    tmp_path: Path, end: Callable[[socket.socket], None], kind: ErrorKind
+) -> None:
+    assert Refusing(tmp_path, end).answer().kind is kind
 
 
 def test_no_more_than_three_keys_are_offered(
