@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hdap_tui.store.database import Store
 
 SCHEMA_VERSION = 1
+OnStage = Callable[[str, str], None]
+"""Told a device's name and what is being done on it; called from several threads."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ def nobody(_what: str) -> str | None:
     return None
 
 
+def silent_stage(_device: str, _stage: str) -> None:
+    """Tell nobody what is being done on a device."""
+
+
 def _refuse(_question: str, _touched: Sequence[str]) -> bool:
     return False
 
@@ -64,6 +70,7 @@ class Context:
         cancelled: Callable[[], bool] = lambda: False,
         settings: Settings | None = None,
         secret: Callable[[str], str | None] = nobody,
+        on_stage: OnStage = silent_stage,
     ) -> None:
         self.config = config
         self.reporter = reporter or silent()
@@ -73,6 +80,7 @@ class Context:
         self.secret = secret
         """Asks the operator for a passphrase or password, named by the text; None where nobody
         can be asked. What it returns is kept in memory only."""
+        self.on_stage = on_stage
         if settings is not None:
             self.__dict__["settings"] = settings
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from hdap_tui import schedule
+from hdap_tui.context import OnStage, silent_stage
 from hdap_tui.schedule import Pause, Result, Steps
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import Cancelled, DeviceError, classify
@@ -16,12 +17,6 @@ from hdap_tui.ssh.sockets import never
 from hdap_tui.ssh.target import Target
 
 T = TypeVar("T")
-OnStage = Callable[[str, str], None]
-"""Told a device's name and what is being done on it; called from several threads."""
-
-
-def silent(_device: str, _stage: str) -> None:
-    """Tell nobody."""
 
 
 def on_each(
@@ -31,7 +26,7 @@ def on_each(
     cancelled: Callable[[], bool] = never,
     stop: threading.Event | None = None,
     *,
-    on_stage: OnStage = silent,
+    on_stage: OnStage = silent_stage,
     doing: str = "asking",
 ) -> Iterator[tuple[Target, T | DeviceError]]:
     """Connect to every device and act on it; yields what came of it, in order of arrival.

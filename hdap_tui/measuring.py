@@ -42,7 +42,7 @@ class Measuring:
         self.context = context
         self.settings = context.settings
         self.store = context.store
-        self._stages = Stages(self.store)
+        self._stages = Stages(self.store, context.on_stage)
         self._noticing = Noticing(self.store)
         self.fleet = Fleet.of(self.settings, pool=connections(context), on_stage=self._stages.say)
 

@@ -1,4 +1,4 @@
-"""What is being done on each device right now, for the screens."""
+"""What is being done on each device right now, for the screens and for who started it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import threading
 from typing import Self
 
+from hdap_tui.context import OnStage, silent_stage
 from hdap_tui.errors import UserError
 from hdap_tui.store import devices
 from hdap_tui.store.database import Store
@@ -21,8 +22,9 @@ class Stages:
 
     every_s = 0.25
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, listen: OnStage = silent_stage) -> None:
+        """`listen` is told of every stage at once."""
+        self._store, self._listen = store, listen
         self._latest: dict[str, str] = {}
         self._own: set[str] = set()
         self._lock = threading.Lock()
@@ -62,6 +64,7 @@ class Stages:
         with self._lock:
             self._latest[device] = stage
             self._own.add(device)
+        self._listen(device, stage)
 
     def _write_often(self) -> None:
         while not self._stop.wait(self.every_s):

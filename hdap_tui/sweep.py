@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import engine.runner
 from engine.latency import Latency
 from hdap_tui import schedule, slots
+from hdap_tui.context import OnStage, silent_stage
 from hdap_tui.errors import UserError
 from hdap_tui.reach import targets
 from hdap_tui.ssh.limits import allow_connections
@@ -22,12 +23,12 @@ from hdap_tui.ssh.pool import Connections
 from hdap_tui.ssh.sockets import never
 from hdap_tui.ssh.target import Target
 from hdap_tui.ssh.transfer import Payload
-from hdap_tui.visit import Bench, OnStage, Pace, Visit
+from hdap_tui.visit import Bench, Pace, Visit
 
 if TYPE_CHECKING:
     from hdap_tui.config.settings import Device, Settings
 
-__all__ = ["Bench", "Fleet", "OnStage"]
+__all__ = ["Bench", "Fleet"]
 
 
 class Fleet:
@@ -44,7 +45,7 @@ class Fleet:
         slots_folder: Path,
         cores: Callable[[str], int] = lambda _group: 1,
         pool: Connections | None = None,
-        on_stage: OnStage = lambda _device, _stage: None,
+        on_stage: OnStage = silent_stage,
     ) -> None:
         """`cores` says how many benchmarks may run at once on a host group's machine."""
         self.members = {target.name: target for target in members}
@@ -64,7 +65,7 @@ class Fleet:
         devices: Iterable[Device] | None = None,
         *,
         pool: Connections | None = None,
-        on_stage: OnStage = lambda _device, _stage: None,
+        on_stage: OnStage = silent_stage,
     ) -> Fleet:
         """Return the settings' fleet, measured as its [benchmark] section says."""
         return cls(

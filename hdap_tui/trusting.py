@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
-from hdap_tui.fanout import OnStage
+from hdap_tui.context import OnStage
 from hdap_tui.ssh.config import resolve
 from hdap_tui.ssh.errors import Cancelled, DeviceError
 from hdap_tui.ssh.hostkeys import HostKey

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from engine import results
 from engine.latency import Configuration, Latency
 from engine.results import Case
+from hdap_tui.context import OnStage
 from hdap_tui.schedule import FreeSlot, NeedSlot, Pause, Result, Step, Steps
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
@@ -23,8 +24,6 @@ from hdap_tui.ssh.target import Target
 from hdap_tui.ssh.transfer import Payload, remove, upload
 
 R = TypeVar("R")
-OnStage = Callable[[str, str], None]
-"""Told a device's name and what is being done on it; called from several threads."""
 
 _OUTAGES = 3  # lost connections in a row that one step lives through
 _START_S = 10.0  # seconds that a runner may take to say its first word

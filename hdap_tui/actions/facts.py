@@ -21,7 +21,6 @@ from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode
 from hdap_tui.fact_names import BY_NAME, Fact, shown
 from hdap_tui.selection import row_record
-from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import devices as table
 from hdap_tui.store import facts as store_facts
@@ -149,24 +148,17 @@ def _look_again(context: Context, names: Sequence[str]) -> dict[str, DeviceError
     targets_ = targets(context.settings, [context.settings.device(name) for name in names])
     failed: dict[str, DeviceError] = {}
     context.reporter.started("facts", total=len(names), weight=len(names))
-    with connections(context) as pool, Stages(context.store) as stages:
-
-        def one(connection: Connection) -> dict[str, Fact]:
-            stages.say(connection.target.name, "facts")
-            return gather(connection)
-
-        for name in names:
-            stages.say(name, "connecting")
-        looked = on_each(pool, targets_, one, context.cancelled)
+    with connections(context) as pool, Stages(context.store, context.on_stage) as stages:
+        looked = on_each(
+            pool, targets_, gather, context.cancelled, on_stage=stages.say, doing="facts"
+        )
         for done, (target, answer) in enumerate(looked, start=1):
             if isinstance(answer, DeviceError):
                 failed[target.name] = answer
                 table.set_state(context.store, target.name, "off", answer.kind.value, str(answer))
-                stages.say(target.name, f"failed: {answer.kind}")
             else:
                 table.set_state(context.store, target.name, "ok")
                 store_facts.save(context.store, target.name, answer)
-                stages.say(target.name, "done")
             context.reporter.advanced("facts", done)
     context.reporter.finished("facts")
     return failed

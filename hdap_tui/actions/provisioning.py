@@ -89,7 +89,7 @@ class _Work:
         real = [device for device in self.devices if not device.emulated]
         self.targets = {t.name: t for t in targets(self.context.settings, real)}
         self.pool: Connections = self._stack.enter_context(connections(self.context))
-        self.stages = self._stack.enter_context(Stages(self.context.store))
+        self.stages = self._stack.enter_context(Stages(self.context.store, self.context.on_stage))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,7 +31,7 @@ def check(context: Context, select: str | None = None) -> Outcome:
     table.sync(context.store, settings.devices)
     found: dict[str, dict[str, Any] | DeviceError] = {}
     reporter.started("check", total=len(chosen), weight=len(chosen))
-    with connections(context) as pool, Stages(context.store) as stages:
+    with connections(context) as pool, Stages(context.store, context.on_stage) as stages:
         answers = on_each(
             pool, chosen, gather, context.cancelled, on_stage=stages.say, doing="facts"
         )
@@ -92,7 +92,7 @@ def trust(context: Context, select: str | None = None, yes: bool = False) -> Out
     jumps: list[Stranger] = []
     context.reporter.started("scan", total=len(chosen), weight=len(chosen))
     table.sync(context.store, settings.devices)
-    with connections(context) as pool, Stages(context.store) as stages:
+    with connections(context) as pool, Stages(context.store, context.on_stage) as stages:
         for level in jump_levels(chosen):
             found = look(pool, level, context.cancelled, lambda _name, _stage: None)
             new = [answer for _, answer in found if isinstance(answer, Stranger)]

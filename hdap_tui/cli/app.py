@@ -154,7 +154,8 @@ def _build_parameter(parameter: Parameter) -> click.Parameter:
 
 def execute(command: Command, config: Path | None, as_json: bool, arguments: dict[str, Any]) -> int:
     """Run a command of the registry and print what came out of it."""
-    with diagnostics.ProgressBar() as bar:
+    # Whoever wants JSON is a program, and what it shows is its own affair.
+    with diagnostics.ProgressBar(not as_json, lambda device: context.shown(device)) as bar:
         from engine.events import Reporter
 
         def secret(question: str) -> str | None:
@@ -170,6 +171,7 @@ def execute(command: Command, config: Path | None, as_json: bool, arguments: dic
             reporter=Reporter(command.name, bar),
             confirm=confirm,
             secret=nobody if command.name in UNATTENDED else secret,
+            on_stage=bar.stage,
         )
         try:
             _check_allowed(command, context, arguments)

@@ -1,17 +1,23 @@
-"""Standard error: notes, questions and the progress bar."""
+"""Standard error: notes, questions and how far it all is."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 from engine.events import AnyEvent, Failed, Noted
+from hdap_tui.cli.board import Board
 from hdap_tui.progress import Progress, duration
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
 
 
 def note(text: str) -> None:
@@ -58,15 +64,24 @@ def secret(question: str) -> str | None:
 
 
 class ProgressBar:
-    """Shows a stream of events: a bar on a terminal, else a line every few seconds."""
+    """Shows a stream of events and what is being done on each device.
+
+    On a terminal a bar with the stages below it, else a line every few seconds.
+    """
 
     every_s = 5.0
+    refreshes = 4.0
+    """Pictures a second: what changes faster nobody can read."""
 
-    def __init__(self) -> None:
+    def __init__(self, live: bool = True, shown: Callable[[str], str] = str) -> None:
+        """`live` says whether a terminal shows more than notes; `shown` what a device is called."""
         self.progress = Progress()
-        self._bar: Any = None
+        self.board = Board(shown)
+        self._wanted = live or not sys.stderr.isatty()
+        self._terminal = live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._live: Live | None = None
         self._paused = False
-        self._task: Any = None
+        self._lock, self._beginning = threading.Lock(), threading.Lock()
         self._last = 0.0
 
     def __enter__(self) -> Self:
@@ -78,43 +93,47 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def __call__(self, event: AnyEvent) -> None:
         """Take in one event and show what changed."""
-        self.progress(event)
+        with self._lock:
+            self.progress(event)
         if isinstance(event, Noted | Failed):
             text = event.text if isinstance(event, Noted) else event.error
             self._say(f"{event.step}: {text}")
-        if self._paused:
-            return
-        if sys.stderr.isatty():
-            self._draw()
-        elif time.monotonic() - self._last > self.every_s:
+        self._show()
+        if not self._terminal and self._wanted and time.monotonic() - self._last > self.every_s:
             self._last = time.monotonic()
             note(f"[{self.progress.fraction:4.0%}] {self._summary()}")
+
+    def stage(self, device: str, stage: str) -> None:
+        """Take in what is being done on a device; safe to call from several threads."""
+        self.board.say(device, stage)
+        self._show()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the terminal to somebody else for a while."""
-        self._paused = True
-        if self._bar is not None:
-            self._bar.stop()
+        with self._beginning:
+            self._paused, live = True, self._live
+        if live is not None:
+            live.stop()
         try:
             yield
         finally:
             self._paused = False
-            if self._bar is not None:
-                self._bar.start()
+            if live is not None:
+                live.start()
 
     def _say(self, text: str) -> None:
-        if self._bar is None:
+        if self._live is None:
             note(text)
         else:
             from rich.text import Text
 
-            self._bar.console.print(Text(text))
+            self._live.console.print(Text(text))
 
     def _summary(self) -> str:
         step = self.progress.steps.get(self.progress.step)
@@ -125,18 +144,39 @@ class ProgressBar:
         rest = f", about {duration(left)} left" if left is not None else ""
         return f"{step.name}{count}{rest}"
 
-    def _draw(self) -> None:
-        if self._bar is None:
+    def _show(self) -> None:
+        """Begin to draw; from then on a thread does, a few times a second."""
+        if not self._terminal or self._live is not None:
+            return
+        with self._beginning:
+            if self._live is not None or self._paused:
+                return
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+            from rich.live import Live
 
-            self._bar = Progress(
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.description}", markup=False),
-                console=Console(stderr=True),
+            console = Console(stderr=True)
+            self._live = Live(
+                console=console,
+                refresh_per_second=self.refreshes,
                 transient=True,
+                redirect_stdout=False,
+                get_renderable=lambda: self._picture(console),
             )
-            self._task = self._bar.add_task("", total=1.0)
-            self._bar.start()
-        self._bar.update(self._task, completed=self.progress.fraction, description=self._summary())
+            self._live.start()
+
+    def _picture(self, console: Console) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar as Bar
+        from rich.table import Table
+        from rich.text import Text
+
+        with self._lock:
+            done, summary = self.progress.fraction, self._summary()
+        first = Table.grid(padding=(0, 1, 0, 0))
+        first.add_column(width=min(40, console.width // 4))
+        first.add_column(no_wrap=True)
+        first.add_column(no_wrap=True, overflow="ellipsis")
+        first.add_row(Bar(total=1.0, completed=done), f"{done:4.0%}", Text(summary))
+        # One row stays free for the cursor, one for what was said last.
+        stages = self.board.picture(console, console.height - 3)
+        return first if stages is None else Group(first, stages)

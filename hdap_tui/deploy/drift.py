@@ -64,8 +64,11 @@ def check(measuring: Measuring, names: Sequence[str]) -> list[Found]:
             return links, holder(connection)
 
         found = {}
-        cancelled = measuring.context.cancelled
-        for target, answer in on_each(measuring.fleet.pool, targets, look, cancelled):
+        answers = on_each(
+            measuring.fleet.pool, targets, look, measuring.context.cancelled,
+            on_stage=measuring.fleet.on_stage, doing="looking",
+        )  # fmt: skip
+        for target, answer in answers:
             store_says = recorded.get(target.name, ("", ""))
             if isinstance(answer, DeviceError):
                 found[target.name] = Found(

@@ -38,15 +38,16 @@ def on_devices(
     cancelled = context.cancelled if may_end else _never
     work.cancelled = (lambda: stop.is_set() or cancelled()) if may_end else _never
     targets = [fleet.members[name] for name in names]
-    answers = on_each(fleet.pool, targets, work.steadily(action), cancelled, stop)
+    answers = on_each(
+        fleet.pool, targets, work.steadily(action), cancelled, stop,
+        on_stage=fleet.on_stage, doing=step,
+    )  # fmt: skip
     for ended, (target, answer) in enumerate(answers, start=1):
         if isinstance(answer, DeviceError):
             errors[target.name] = answer
             reporter.noted(step, str(answer))
-            fleet.on_stage(target.name, f"failed: {answer.kind}")
         else:
             done.append(target.name)
-            fleet.on_stage(target.name, "done")
         reporter.advanced(step, ended)
     reporter.finished(step, done=len(done))
     return done

@@ -53,7 +53,10 @@ def preview(measuring: Measuring, plan: Plan) -> dict[str, Seen | DeviceError]:
         expected = (None, old.digest, plan.model.digest)
         return Seen(sum(wanted.values()), "" if runs in expected else str(runs), holder(connection))
 
-    pool = measuring.fleet.pool
-    targets = [measuring.fleet.members[name] for name in plan.names]
-    answers = on_each(pool, targets, look, measuring.context.cancelled)
+    fleet = measuring.fleet
+    targets = [fleet.members[name] for name in plan.names]
+    answers = on_each(
+        fleet.pool, targets, look, measuring.context.cancelled,
+        on_stage=fleet.on_stage, doing="looking",
+    )  # fmt: skip
     return {target.name: answer for target, answer in answers}

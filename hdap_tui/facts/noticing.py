@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from hdap_tui.facts.asking import gather_again
 from hdap_tui.fanout import on_each
-from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import facts as table
 
 if TYPE_CHECKING:
     from engine.latency import Latency
-    from hdap_tui.fact_names import Fact, Facts
+    from hdap_tui.fact_names import Fact
     from hdap_tui.store.database import Store
     from hdap_tui.sweep import Fleet
 
@@ -57,13 +56,10 @@ class Noticing:
         targets = [fleet.members[name] for name in sorted(due) if name in fleet.members]
         if not targets or cancelled():
             return
-
-        def one(connection: Connection) -> Facts:
-            fleet.on_stage(connection.target.name, "facts")
-            return gather_again(connection)
-
-        for target, answer in on_each(fleet.pool, targets, one, cancelled):
+        answers = on_each(
+            fleet.pool, targets, gather_again, cancelled, on_stage=fleet.on_stage, doing="facts"
+        )
+        for target, answer in answers:
             if not isinstance(answer, DeviceError):
                 table.save(self._store, target.name, answer)
-            fleet.on_stage(target.name, "done")
         self._known = None
