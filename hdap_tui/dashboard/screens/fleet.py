@@ -156,27 +156,32 @@ def fleet_columns(now: Clock, facts: Sequence[str] = ()) -> Sequence[Column[Devi
         Column(
             "tags", "tags", lambda r: Cell(clean(", ".join(r.tags), 80), "muted"), 8, most=24,
             above=110, text=lambda r: ", ".join(r.tags), sort=lambda r: r.tags or None,
+            spare=3,
         ),
         Column(
             "model", "model", lambda r: Cell(clean(r.model, 80)), 12, most=32,
-            text=lambda r: r.model, sort=lambda r: r.model or None, above=96 if facts else 0,
+            text=lambda r: r.model, sort=lambda r: r.model or None,
+            above=96 if facts else 0, spare=2 if facts else 0,
         ),
         *map(fact_column, facts),
         Column(
             "latency", "ms", lambda r: Cell(ms(r.latency_ms)), 7, align="right",
             sort=lambda r: r.latency_ms,
         ),
-        Column("interval", "95 % interval", _interval, 15, above=120),
+        Column("interval", "95 % interval", _interval, 15, above=120, spare=5),
         Column("change", "change", _change, 7, align="right", sort=lambda r: r.change_percent),
         Column(
             "trend", "trend",
-            lambda r: Cell(sparkline(r.recent_ms, TREND), "trend"), TREND, above=88,
+            lambda r: Cell(sparkline(r.recent_ms, TREND), "trend"), TREND, above=88, spare=4,
         ),
-        Column("trend", "trend", lambda r: Cell(sparkline(r.recent_ms, 6), "trend"), 6, below=88),
+        Column(
+            "trend", "trend", lambda r: Cell(sparkline(r.recent_ms, 6), "trend"), 6, below=88,
+            spare=4,
+        ),
         Column("cluster", "cl", _cluster, 2, sort=lambda r: _noise_last(r.cluster)),
         Column("alert", "al", _alert, 2, below=120, sort=_alert_order),
         Column("alert", "alert", _alert_word, 8, above=120, sort=_alert_order),
-        Column("now", "now", lambda r: _now(r, now), 8, most=60, sort=lambda r: r.measured_at),
+        Column("now", "now", lambda r: _now(r, now), 12, most=60, sort=lambda r: r.measured_at),
     )  # fmt: skip
 
 
@@ -192,7 +197,7 @@ def fact_column(name: str) -> Column[DeviceRow]:
 
     return Column(
         f"fact-{name}", BY_NAME[name].title, lambda r: Cell(words(r), "muted"), 8, most=28,
-        text=words, sort=order,
+        text=words, sort=order, spare=1,
     )  # fmt: skip
 
 

@@ -42,6 +42,8 @@ class Column(Generic[Row]):
     """Width of the table from which it is shown."""
     below: int = 10_000
     """Width of the table from which it is not shown any more."""
+    spare: int = 0
+    """What is left out first where not all have room: the highest, then the rightmost."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def layout(
     known = longest or {}
     shown = [c for c in columns if c.above <= width < c.below]
     while shown and sum(c.width + gap for c in shown) > width + gap and len(shown) > 2:
-        shown.pop()
+        least = max(range(len(shown)), key=lambda i: (shown[i].spare, i))
+        shown.pop(least)
     widths = [c.width for c in shown]
     left = width - sum(widths) - gap * max(0, len(shown) - 1)
     # Texts that are known grow first, to their length; then those that take what there is.

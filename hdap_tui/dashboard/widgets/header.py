@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
-from hdap_tui.dashboard.formats import STATE_LETTERS, count
+from rich.cells import cell_len
+
+from hdap_tui.dashboard.formats import STATE_LETTERS, count, fit
 from hdap_tui.dashboard.widgets.line import Piece
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.text import clean
@@ -17,6 +20,9 @@ _VIEWS = (
     ("5", "models", "models list"),
     ("6", "deployments", "deployments list"),
 )
+_SHORT = {"deployments": "deploy"}
+_DOING_WIDTH = 18
+"""Cells that what is going on gets, before the views are shortened for it."""
 
 
 def fleet_line(
@@ -64,13 +70,31 @@ def tab_line(
     if snapshot is not None:
         counts["alerts"] = sum(alert.state != "resolved" for alert in snapshot.alerts)
         counts["jobs"] = sum(job.state in {"running", "queued"} for job in snapshot.jobs)
+    right = [Piece(f"{marks} marked  ", "mark")] if marks else []
+    doing = clean(activity, 120) or ("watching" if watching else "not watching (w starts)")
+    style = "accent" if activity or watching else "muted"
+    room = width - sum(cell_len(piece.text) for piece in right) - 1
+    for brevity in range(3):
+        left = _tabs(view, counts, brevity)
+        rest = room - sum(cell_len(piece.text) for piece in left)
+        if rest >= min(cell_len(doing), _DOING_WIDTH):
+            break
+    if rest > 1:
+        right.append(Piece(f"{fit(doing, min(rest, cell_len(doing)))} ", style))
+    return left, right
+
+
+def _tabs(view: str, counts: Mapping[str, int], brevity: int) -> list[Piece]:
+    """Return the views: with 1 closer together, with 2 as bare keys but for where one is."""
     left = []
     for key, name, command in _VIEWS:
-        number = f" {counts[name]}" if counts.get(name) else ""
+        word = name
+        if brevity:
+            word = "" if brevity > 1 and name != view else _SHORT.get(name, name)
+        number = f" {counts[name]}" if counts.get(name) and word else ""
         style = "tab" if name == view else "muted"
-        left += [Piece(f" {key} {name}{number} ", style, f"app.command('{command}')"), Piece(" ")]
-    right = [Piece(f"{marks} marked  ", "mark")] if marks else []
-    room = max(10, width - 52 - 10 * bool(marks))
-    doing = clean(activity, room) or ("watching" if watching else "not watching (w starts)")
-    right.append(Piece(f"{doing} ", "accent" if activity or watching else "muted"))
-    return left, right
+        said = " ".join(filter(None, (key, word)))
+        left.append(Piece(f" {said}{number} ", style, f"app.command('{command}')"))
+        if not brevity:
+            left.append(Piece(" "))
+    return left

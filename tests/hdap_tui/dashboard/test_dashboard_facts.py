@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 from conftest import Open
-from dashboard_fake import HOSTILE, FakeSource, fleet
+from dashboard_fake import HOSTILE, NOW, FakeSource, fleet
 
+from hdap_tui.dashboard.screens.fleet import fleet_columns
+from hdap_tui.dashboard.widgets.columns import layout
+from hdap_tui.fact_names import NAMES
 from hdap_tui.store.facts import Change, Moment
 from hdap_tui.store.records import FleetSnapshot
 
@@ -111,3 +114,19 @@ async def test_a_fleet_that_was_never_looked_at_says_how(open_app: Open) -> None
     async with open_app() as dash:
         await dash.press("t")
         await dash.sees("press c to look at them")
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_what_happens_now_keeps_its_column_beside_any_number_of_facts(
+    width: int, count: int
+) -> None:
+    chosen = [name.name for name in NAMES][:count]
+    columns = fleet_columns(lambda: NOW, chosen)
+    placed = layout(columns, width, {f"fact-{fact}": 28 for fact in chosen})
+    keys = [one.column.key for one in placed]
+    assert {"state", "name", "emulated", "latency", "alert", "now"} <= set(keys)
+    assert placed[-1].width >= len("timing 12/20")
+    assert placed[-1].x + placed[-1].width <= width
+    if width == 160 and count == 4:
+        assert [key for key in keys if key.startswith("fact-")] == [f"fact-{f}" for f in chosen]

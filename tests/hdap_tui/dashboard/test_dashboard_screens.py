@@ -21,6 +21,7 @@ WALK: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("question", ("r",), "Start a compression job"),
     ("jobs", ("n", "4"), "260/400"),
     ("models", ("5",), "2.31×"),
+    ("deployments", ("6",), "A/B measurement done"),
     ("device", ("1", "up", "enter"), "90 measurements"),
     ("result", ("escape", "L"), "lab status: done."),
     ("help", ("escape", "question_mark"), "what it does"),
@@ -28,7 +29,7 @@ WALK: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 """Name of the picture, the keys from the one before to it, and what it waits for."""
 SIZES = ((80, 24), (160, 48))
-IN_DOCS = {"fleet", "map", "alerts", "question", "jobs", "models", "device"}
+IN_DOCS = {"fleet", "map", "alerts", "question", "jobs", "models", "deployments", "device"}
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["80x24", "160x48"])
@@ -68,7 +69,7 @@ async def test_screenshots_for_the_documentation(
 @pytest.mark.parametrize("size", [(1, 1), (40, 10), (220, 60)])
 async def test_no_size_breaks_a_screen(open_app: Open, size: tuple[int, int]) -> None:
     async with open_app(size=(100, 30)) as hands:
-        for view in "12345":
+        for view in "123456":
             await hands.press(view)
             await hands.pilot.resize_terminal(*size)
             await hands.until(lambda: len(hands.text().split("\n")) == size[1], "the new size")
