@@ -334,11 +334,8 @@ class Rollout:
 
         errors = self.report.errors
         # A device that took its old model back was reached, even where its hook ran out of time.
-        there = [
-            n
-            for n in names
-            if n not in errors or not errors[n].transient or self.outcomes[n] == "back"
-        ]
+        gone = [n for n in names if n in errors and (errors[n].transient or errors[n].kept_out)]
+        there = [n for n in names if n not in gone or self.outcomes[n] == "back"]
         self._on_devices("tidy", there, leave, errors={}, weight=0.1)
 
     def _let_all_go(self) -> None:

@@ -46,6 +46,15 @@ TRANSIENT = frozenset(
 )
 """Worth another try. A bad login or key never is: some servers lock out whoever repeats it."""
 
+_KEPT_OUT = frozenset(
+    {
+        ErrorKind.HOST_KEY_UNKNOWN,
+        ErrorKind.HOST_KEY_CHANGED,
+        ErrorKind.AUTHENTICATION,
+        ErrorKind.NO_COMMON_ALGORITHM,
+    }
+)
+
 _EXIT = {
     ErrorKind.UNREACHABLE: ExitCode.UNREACHABLE,
     ErrorKind.REFUSED: ExitCode.UNREACHABLE,
@@ -71,6 +80,11 @@ class DeviceError(UserError):
     def transient(self) -> bool:
         """Whether trying again may help."""
         return self.kind in TRANSIENT
+
+    @property
+    def kept_out(self) -> bool:
+        """Whether nobody got in: asking again changes nothing, and may lock this machine out."""
+        return self.kind in _KEPT_OUT
 
 
 class Cancelled(Exception):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from operating import Hdap, Site, caller, network
+from sshd import make_key
 
 from hdap_tui.config import load
 from hdap_tui.deploy import Rollout, rollout
@@ -27,6 +28,9 @@ from hdap_tui.lab.control import LabInfo
 from hdap_tui.lab.fleet_file import fleet_toml
 from hdap_tui.lab.profiles import Plan
 from hdap_tui.library import from_file
+from hdap_tui.ssh import pool
+from hdap_tui.ssh.connection import Connection, connect
+from hdap_tui.ssh.target import Target
 from hdap_tui.store.database import open_store
 
 NAMES = ("edge-01", "edge-02", "edge-03", "edge-04")
@@ -507,6 +511,34 @@ def test_a_killed_deployment_goes_on_and_leaves_nothing_behind(
     assert [locks(site, n) for n in NAMES] == [["free"]] * 4
     assert hdap("deploy", "--resume", "--yes")[0] == ExitCode.REFUSED
     assert runners(site) == []
+
+
+def test_where_the_login_is_refused_a_resumed_deployment_tries_it_once(
+    site: Site, hdap: Hdap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSH's PerSourcePenalties lock out whoever repeats it."""
+    strange = make_key(site.folder / "strange")
+    configure(site, 'max_failures = "1"\n')
+    before, at, own = site.file.read_text().partition('name = "edge-04"')
+    own = own.replace("emulated = true", f'identity = "{strange}"', 1)
+    site.file.write_text(before + at + own)
+    process = start(site, "deploy", "fast", "--yes", "--select", "edge-03,edge-04")
+    when(site, "switch", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    tried: list[str] = []
+
+    def counted(target: Target, *arguments: Any, **options: Any) -> Connection:
+        tried.append(target.name)
+        return connect(target, *arguments, **options)
+
+    monkeypatch.setattr(pool, "connect", counted)
+    status, report, _ = hdap("deploy", "--resume", "--yes")
+    assert status == ExitCode.PARTLY, report_of(report)
+    failed = [(d["device"], d["error"]) for d in report["per_device"] if "error" in d]
+    assert failed == [("edge-04", "authentication")]
+    assert tried.count("edge-04") == 1
+    assert locks(site, "edge-03") == ["free"]
 
 
 def test_a_killed_deployment_can_be_taken_back_whole(site: Site, hdap: Hdap) -> None:
