@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from engine.search.box import Box, check_steps
+
 Array = NDArray[np.float64]
 
 
@@ -48,6 +50,8 @@ class NCS:
         ValueError: an argument makes no sense; the sentence says which.
     """
 
+    objectives = 1
+
     def __init__(
         self,
         lower: ArrayLike,
@@ -62,18 +66,19 @@ class NCS:
         *,
         correlation: bool = True,
     ) -> None:
-        self._lower = np.array(lower, dtype=np.float64)
-        self._upper = np.array(upper, dtype=np.float64)
+        self._box = Box(lower, upper)
         self._evaluations_allowed = evaluations
         self._n = population
         self._r = r
         self._epoch = epoch
         self._correlation = correlation
-        self._check(sigma)
+        check_steps(sigma, r, epoch)
+        if population < 1 or evaluations < population:
+            raise ValueError("evaluations cover one population at least, of one point at least")
         self._random = np.random.Generator(np.random.PCG64(seed))
-        self._x = self._random.random((population, len(self._lower)))
+        self._x = self._random.random((population, len(self._box)))
         if start is not None:
-            given = self._to_cube(np.atleast_2d(np.asarray(start, dtype=np.float64)))
+            given = self._box.cube(start, population)
             self._x[: len(given)] = given
         self._f = np.full(population, math.inf)
         self._sigma = np.full(population, float(sigma))
@@ -95,15 +100,15 @@ class NCS:
         if self.done:
             raise ValueError("the search is done: all its evaluations are used")
         if not self._told:
-            return self._to_box(self._x)
+            return self._box.points(self._x)
         if self._offspring is None:
-            t, t_max = self._told // self._n - 1, self._evaluations_allowed / self._n
-            # (step a) lambda_t ~ N(1, 0.1 - 0.1 t / T_max), one draw an iteration
-            self._weight = 1.0 + (0.1 - 0.1 * t / t_max) * float(self._random.standard_normal())
-            # (step b) x'_i = x_i + sigma_i N(0, I), reflected into the box
+            # (step a) one draw of lambda_t an iteration
+            deviation = self._deviation(self._told // self._n - 1)
+            self._weight = 1.0 + deviation * float(self._random.standard_normal())
+            # (step b) x'_i = x_i + sigma_i N(0, I), kept in the box
             noise = self._random.standard_normal(self._x.shape)
-            self._offspring = reflect(self._x + self._sigma[:, None] * noise)
-        return self._to_box(self._offspring)
+            self._offspring = self._inside(self._x + self._sigma[:, None] * noise)
+        return self._box.points(self._offspring)
 
     def tell(self, values: ArrayLike) -> None:
         """Take the values of the points last asked for, in their order.
@@ -134,9 +139,9 @@ class NCS:
     def _step(self, offspring: Array, values: Array) -> None:
         """Steps d to h: accept or not, all processes together, then adapt the step sizes."""
         if self._correlation:
-            better = normalised_fitness(self._f, values, self._best_f) < (
-                self._weight * normalised_correlation(self._x, offspring, self._sigma)
-            )  # (step f) F' < lambda_t C'; 0/0 is NaN and compares false
+            fitness, correlation = self._shares(offspring, values)
+            # (step f) F' < lambda_t C'; 0/0 is NaN and compares false
+            better = fitness < self._weight * correlation
         else:
             better = values < self._f
         self._x = np.where(better[:, None], offspring, self._x)
@@ -148,6 +153,21 @@ class NCS:
             self._sigma = np.where(share < 0.2, self._sigma * self._r, self._sigma)
             self._replaced[:] = 0
 
+    def _deviation(self, t: int) -> float:
+        """Lambda's standard deviation in iteration t: 0.1 - 0.1 t / T_max."""
+        return 0.1 - 0.1 * t / (self._evaluations_allowed / self._n)
+
+    def _inside(self, x: Array) -> Array:
+        """Points moved into the unit cube."""
+        return reflect(x)
+
+    def _shares(self, offspring: Array, values: Array) -> tuple[Array, Array]:
+        """F' and C' (step e)."""
+        return (
+            normalised_fitness(self._f, values, self._best_f),
+            normalised_correlation(self._x, offspring, self._sigma, self._x),
+        )
+
     @property
     def best(self) -> Array:
         """The best point so far, in the box's own units.
@@ -157,7 +177,7 @@ class NCS:
         """
         if self._best_x is None:
             raise ValueError("there is no best point before the first values are told")
-        return self._to_box(self._best_x)
+        return self._box.points(self._best_x)
 
     @property
     def best_value(self) -> float:
@@ -177,7 +197,7 @@ class NCS:
     @property
     def population(self) -> Array:
         """Where the processes stand, (population, d), in the box's own units."""
-        return self._to_box(self._x)
+        return self._box.points(self._x)
 
     @property
     def sigmas(self) -> Array:
@@ -187,8 +207,8 @@ class NCS:
     def state(self) -> dict[str, Any]:
         """Return everything as plain data that survives JSON unchanged."""
         return {
-            "lower": self._lower.tolist(),
-            "upper": self._upper.tolist(),
+            "lower": self._box.lower.tolist(),
+            "upper": self._box.upper.tolist(),
             "evaluations": self._evaluations_allowed,
             "population": self._n,
             "r": self._r,
@@ -230,30 +250,27 @@ class NCS:
         search._weight = state["weight"]
         return search
 
-    def _to_box(self, cube: Array) -> Array:
-        box = self._lower + cube * (self._upper - self._lower)
-        return np.clip(box, self._lower, self._upper)  # rounding may step over an end
 
-    def _to_cube(self, box: Array) -> Array:
-        if box.ndim != 2 or box.shape[1] != len(self._lower) or len(box) > self._n:
-            raise ValueError(
-                f"start needs at most {self._n} points of length {len(self._lower)}, "
-                f"not shape {box.shape}"
-            )
-        if not ((box >= self._lower) & (box <= self._upper)).all():
-            raise ValueError("a starting point lies outside the box")
-        return (box - self._lower) / (self._upper - self._lower)
+class AuthorsNCS(NCS):
+    """The search as the code of HDAP's authors does it, for comparison only.
 
-    def _check(self, sigma: float) -> None:
-        lower, upper = self._lower, self._upper
-        if lower.ndim != 1 or lower.shape != upper.shape or not len(lower):
-            raise ValueError("lower and upper are arrays of one length, at least 1")
-        if not (np.isfinite(upper - lower).all() and (upper > lower).all()):
-            raise ValueError("every lower end is finite and below its upper end")
-        if self._n < 1 or self._evaluations_allowed < self._n:
-            raise ValueError("evaluations cover one population at least, of one point at least")
-        if not (math.isfinite(sigma) and sigma > 0 and 0 < self._r < 1 and self._epoch >= 1):
-            raise ValueError("sigma is positive, r between 0 and 1, epoch at least 1")
+    Four things differ from the paper: fitness is normalised without taking f_min off, so that
+    nearly every offspring is accepted, infeasible ones too; lambda's deviation falls to 0 within
+    ten iterations and grows from then on; an offspring is held against the other offspring; and
+    what steps out of the box is clipped.
+    """
+
+    def _deviation(self, t: int) -> float:
+        return abs(0.1 - 0.1 * t / 10)
+
+    def _inside(self, x: Array) -> Array:
+        return np.clip(x, 0.0, 1.0)
+
+    def _shares(self, offspring: Array, values: Array) -> tuple[Array, Array]:
+        return (
+            normalised_fitness(self._f, values, 0.0),
+            normalised_correlation(self._x, offspring, self._sigma, offspring),
+        )
 
 
 def reflect(x: Array) -> Array:
@@ -277,10 +294,11 @@ def normalised_fitness(parents: Array, offspring: Array, lowest: float) -> Array
     return np.asarray(share)
 
 
-def normalised_correlation(parents: Array, offspring: Array, sigma: Array) -> Array:
+def normalised_correlation(parents: Array, offspring: Array, sigma: Array, others: Array) -> Array:
     """Return C' (step e): the share of distance that the offspring has over its parent.
 
-    Both are held against the *parents* of the other processes.
+    Parents are held against the parents of the other processes; an offspring against `others`,
+    which are *the parents* as well.
     """
     n, d = parents.shape
     if n == 1:
@@ -292,7 +310,7 @@ def normalised_correlation(parents: Array, offspring: Array, sigma: Array) -> Ar
     spread = 0.5 * d * np.log(both / (2.0 * sigma[:, None] * sigma))
     np.fill_diagonal(spread, np.inf)  # j != i
     old = (_squared_distances(parents, parents) / (4.0 * both) + spread).min(axis=1)
-    new = (_squared_distances(offspring, parents) / (4.0 * both) + spread).min(axis=1)
+    new = (_squared_distances(offspring, others) / (4.0 * both) + spread).min(axis=1)
     with np.errstate(invalid="ignore"):
         return np.asarray(new / (old + new))
 

@@ -68,7 +68,7 @@ def test_correlation_is_the_least_bhattacharyya_distance_to_the_other_parents():
         others = [j for j in range(3) if j != i]
         old = min(distance(x[i, 0], x[j, 0], i, j) for j in others)
         new = min(distance(y[i, 0], x[j, 0], i, j) for j in others)
-        assert normalised_correlation(x, y, s)[i] == pytest.approx(new / (old + new))
+        assert normalised_correlation(x, y, s, x)[i] == pytest.approx(new / (old + new))
 
 
 def test_the_lowest_value_known_weighs_nothing_and_zero_over_zero_is_no_number():
