@@ -9,7 +9,7 @@ that errors are relative. Cross-validation chooses, or the caller does.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -84,6 +84,7 @@ class Surrogate:
         self._folds = folds
         self._seed = seed
         self._fitted: _Scaled | None = None
+        self._process: _Scaled | None = None
         self._report: Report | None = None
 
     def fit(
@@ -109,7 +110,7 @@ class Surrogate:
         kind = self._kind
         if kind == "auto":
             kind = min(KINDS, key=lambda k: errors[k].mape)
-        self._fitted = models[kind]
+        self._fitted, self._process = models[kind], models["gp"]
         floor = None
         if repeatability is not None:
             # The mean absolute value of a normal variable is 0.798 of its deviation.
@@ -131,6 +132,8 @@ class Surrogate:
         twin = Surrogate(self._geometry, self._kind, self._folds, self._seed)
         twin._fitted = _Scaled(_regressor(report.kind, self._seed), self._geometry.weights)
         twin._fitted.fit(features, targets)
+        assert self._process is not None
+        twin._process = self._process.again().fit(features, targets)
         twin._report = replace(report, samples=len(targets))
         return twin
 
@@ -158,6 +161,18 @@ class Surrogate:
         if self._fitted is None:
             raise ValueError("fit the surrogate before it predicts")
         return np.asarray(np.exp(self._fitted.predict(features)))
+
+    def covariance(self, widths: ArrayLike) -> Array:
+        """Return how the doubts about designs hang together, (n, n) in log latency.
+
+        By the Gaussian process, whichever regression predicts.
+
+        Raises:
+            ValueError: it has not been fitted.
+        """
+        if self._process is None:
+            raise ValueError("fit the surrogate before it predicts")
+        return self._process.covariance(self._geometry.features(widths))
 
     @property
     def report(self) -> Report:
@@ -206,6 +221,12 @@ class _Scaled:
             return np.full(len(features), self._level)
         return np.asarray(self._model.predict(self._scale(features)) + self._level)
 
+    def covariance(self, features: Array) -> Array:
+        if not len(self._used):
+            return np.eye(len(features))
+        model: Any = self._model
+        return np.asarray(model.predict(self._scale(features), return_cov=True)[1])
+
     def again(self) -> _Scaled:
         """Return an unfitted copy; a kernel keeps its parameters, which take long to find."""
         from sklearn.base import clone
@@ -236,6 +257,33 @@ def _regressor(kind: Kind, seed: int) -> _Regressor:
     kernel = ConstantKernel(1.0, (1e-3, 1e4)) * Matern(10.0, (0.5, 1e4), nu=2.5)
     kernel += WhiteKernel(1e-2, (1e-6, 1.0))
     return GaussianProcessRegressor(kernel, normalize_y=True)  # type: ignore[no-any-return]
+
+
+def teaching(surrogates: Sequence[Surrogate], designs: ArrayLike, count: int) -> list[int]:
+    """Choose the designs that, once measured, would leave the least doubt about all of them.
+
+    One after the other, each is the one that lowers the sum of the posterior variances most
+    (Cohn, Ghahramani, Jordan, Active learning with statistical models, JAIR 4, 1996, for a
+    Gaussian process), given those before it; so no two of them teach the same.
+
+    Args:
+        surrogates: one a cluster, fitted; each cluster's doubt counts alike.
+        designs: kept channels (n, G), where the search may go.
+        count: how many to choose, n at most.
+    """
+    doubts = [surrogate.covariance(designs) for surrogate in surrogates]
+    doubts = [doubt / np.trace(doubt) for doubt in doubts]
+    chosen: list[int] = []
+    for _ in range(count):
+        gains = np.sum([np.square(doubt).sum(axis=0) / np.diag(doubt) for doubt in doubts], axis=0)
+        gains[chosen] = -1.0
+        best = int(gains.argmax())
+        chosen.append(best)
+        for doubt in doubts:
+            doubt -= np.outer(doubt[:, best], doubt[best]) / doubt[best, best]
+            # What is known can be measured no better; rounding must not make it negative.
+            np.fill_diagonal(doubt, np.maximum(np.diag(doubt), 1e-12))
+    return chosen
 
 
 def compare_predictions(predicted: ArrayLike, measured: ArrayLike) -> Error:

@@ -36,7 +36,7 @@ from engine.search.learning import Fleet, learn
 from engine.search.measurements import Cancelled, Cluster, Log, Measurements
 from engine.search.outer import Found, Search, target
 from engine.search.settings import EXPORT_SECONDS, Settings
-from engine.search.space import Space, Widths
+from engine.search.space import Space, Widths, steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -229,6 +229,9 @@ class Loop:
             reach=settings.max_extra_pruning,
             multiple=settings.channel_multiple,
             minimum=settings.minimum_channels,
+            steps=steps(cluster.multiple for cluster in self.measurements.clusters)
+            if settings.channel_multiple == 1
+            else (),
         )
 
     def prepare(self, number: int) -> Search:
@@ -276,7 +279,7 @@ class Loop:
         left = settings.outer_iterations - number + 1
         wide = min(0.9, space.reach * left)
         known = {self.whole, *(w for call in self.measurements.asked for w in call)}
-        designs = sampling.first(space, count, random, known, wide)
+        designs = sampling.first(space, count, random, known, wide, settings.sampling)
         if number == 1:
             designs.insert(0, self.whole)
         expected = len(designs) * settings.measurement_seconds + EXPORT_SECONDS * (number == 1)

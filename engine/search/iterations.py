@@ -98,7 +98,7 @@ def claim(
     mine = {
         "network": digest.hexdigest(),
         "dataset": images.hexdigest(),
-        "clusters": [[c.id, c.size, list(c.devices)] for c in clusters],
+        "clusters": [[c.id, c.size, list(c.devices), c.multiple] for c in clusters],
         **json.loads(settings.to_json()),
     }
     path = folder / "search.json"

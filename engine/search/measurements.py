@@ -44,6 +44,8 @@ class Cluster:
     """Whom to measure: the representative, then those to ask should it fail, best first."""
     levels: tuple[float, ...] = ()
     """Latency of its devices relative to the representative's; empty: all are alike."""
+    multiple: int = 1
+    """Channels at whose multiples its devices' convolutions run fastest; 1: not known, or none."""
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.events import Reporter
+from engine.fleet.surrogates import teaching
+from engine.search import sampling
 from engine.search.candidates import Accuracies
 from engine.search.learning import Fleet
 from engine.search.measurements import Cancelled, Measurements
@@ -96,7 +99,7 @@ class Search:
         for round_ in range(rounds):
             share = settings.evaluations // rounds
             self._round(fleet, round_, share, step)
-            fleet = self._measure_best(fleet)
+            fleet = self._measure_best(fleet, round_)
         self.fleet = fleet
         best = min(self._kept, key=lambda w: (self._value(fleet, w), w))
         self._reporter.finished(step, widths=best, value=self._value(fleet, best))
@@ -155,14 +158,14 @@ class Search:
             if self._cancelled():
                 raise Cancelled
             genes = search.ask()
-            designs = space.widths(genes)
+            designs = self._moved(fleet, space.widths(genes))
             kept = self.accuracies(designs) / self._reference
             search.tell(self._fitness(fleet.value(designs) / whole, kept))
             for widths, row, share in zip(designs, genes, kept, strict=True):
                 self._genes.setdefault(widths, row)
                 self._kept[widths] = float(share)
             self._scored += len(designs)
-            self._tell(step, fleet, space.widths(search.best)[0])
+            self._tell(step, fleet, self._moved(fleet, space.widths(search.best))[0])
 
     def _start(self, fleet: Fleet) -> Array:
         """Individual 0 starts at zero; after the first round others start at the best known."""
@@ -178,20 +181,58 @@ class Search:
         values = self._fitness(fleet.value(designs) / whole, kept)
         return [designs[i] for i in np.argsort(values, kind="stable")]
 
-    def _measure_best(self, fleet: Fleet) -> Fleet:
-        """Measure the best candidates that have not been measured, and learn from them."""
-        count, step = self._settings.finalists, self._name("refine")
-        new = [w for w in self._ranked(fleet) if fleet.measured_value(w) is None][:count]
-        new = [w for w in new if self._good(w)]
+    def _measure_best(self, fleet: Fleet, round_: int) -> Fleet:
+        """Measure the best candidates that have not been measured, and learn from them.
+
+        Where another round follows, so are designs near them that would teach it most.
+        """
+        settings, step = self._settings, self._name("refine")
+        ranked = [w for w in self._ranked(fleet) if self._good(w)]
+        best = [w for w in ranked if fleet.measured_value(w) is None][: settings.finalists]
+        best += self._beside(fleet, best)
+        new = list(best)
+        if round_ < settings.refinements and settings.sampling == "guided" and ranked:
+            taken = {w for call in self._measurements.asked for w in call} | set(new)
+            random = np.random.default_rng([settings.seed, self._number, round_, 2])
+            near, learns = ranked[: settings.population], partial(teaching, fleet.surrogates)
+            new += sampling.more(self.space, settings.explored, random, taken, near, learns)
         if not new:
             return fleet
         total = len(new) * len(self._measurements.clusters)
-        self._reporter.started(step, total, len(new) * self._settings.measurement_seconds)
+        self._reporter.started(step, total, len(new) * settings.measurement_seconds)
         self._measurements.ensure(step, new)
         learned = self._learn(fleet)
-        self._reporter.noted(step, _verdict(fleet, learned, new))
+        self._reporter.noted(step, _verdict(fleet, learned, best))
         self._reporter.finished(step)
         return learned
+
+    def _moved(self, fleet: Fleet, designs: Sequence[Widths]) -> list[Widths]:
+        """Return each design, or a twin of it on the devices' multiples, predicted to be faster.
+
+        A twin keeps no channel less, so wherever it is faster it is the better one.
+        """
+        steps = self.space.steps
+        if not steps:
+            return list(designs)
+        choices = [*designs, *(self.space.aligned(w, step) for step in steps for w in designs)]
+        values = fleet.value(choices).reshape(1 + len(steps), len(designs))
+        return [choices[k * len(designs) + i] for i, k in enumerate(values.argmin(axis=0))]
+
+    def _beside(self, fleet: Fleet, designs: Sequence[Widths]) -> list[Widths]:
+        """Return the counterparts of designs, as candidates: what they were before they were
+        rounded up, else their fastest twins by prediction. The measurement decides."""
+        found: dict[Widths, None] = {}
+        for widths in designs:
+            origin = self.space.widths(self._genes[widths])[0]
+            twins = [origin] if origin != widths else self.space.twins(widths)
+            if twins:
+                found[twins[int(fleet.value(twins).argmin())]] = None
+        new = [w for w in found if w not in designs and fleet.measured_value(w) is None]
+        kept = self.accuracies(new) / self._reference
+        for widths, share in zip(new, kept, strict=True):
+            self._genes.setdefault(widths, self.space.genes(widths))
+            self._kept[widths] = float(share)
+        return new
 
     def _value(self, fleet: Fleet, widths: Widths) -> float:
         """What a candidate is worth, by its measured latency where there is one."""

@@ -60,7 +60,7 @@ def first(
     if sampling == "uniform":
         draws = (lambda: space.anywhere(random.random(size)),)
         start = draws[0]()
-    return _distinct(start, draws, count, taken)
+    return _distinct(start, draws, count, taken, space, random)
 
 
 def more(
@@ -98,23 +98,33 @@ def more(
     def box() -> Widths:
         return space.widths(space.upper * random.random(size) * random.uniform(0.1, 1.0))[0]
 
-    pool = _distinct(near(), (near, near, near, box), POOL, set(taken))
+    pool = _distinct(near(), (near, near, near, box), POOL, set(taken), space, random)
     chosen = [pool[i] for i in learns(pool, min(count, len(pool)))]
     taken.update(chosen)
     return chosen
 
 
 def _distinct(
-    start: Widths, draws: Sequence[Callable[[], Widths]], count: int, taken: set[Widths]
+    start: Widths,
+    draws: Sequence[Callable[[], Widths]],
+    count: int,
+    taken: set[Widths],
+    space: Space,
+    random: np.random.Generator,
 ) -> list[Widths]:
-    """Draw by turns until that many are found, or nothing new turns up any more."""
+    """Draw by turns until that many are found, or nothing new turns up any more.
+
+    As the search rounds designs up where it pays, every other round of draws is rounded up.
+    """
     chosen: list[Widths] = []
     candidate = start
     for attempt in range(50 * count):
-        if candidate not in taken and len(chosen) < count:
+        if candidate not in taken:
             taken.add(candidate)
             chosen.append(candidate)
         if len(chosen) == count:
             break
         candidate = draws[attempt % len(draws)]()
+        if space.steps and attempt // len(draws) % 2:
+            candidate = space.aligned(candidate, int(random.choice(space.steps)))
     return chosen

@@ -9,6 +9,7 @@ from typing import Literal
 from engine.compress.finetune import Recipe
 from engine.fleet.surrogates import Kind
 from engine.search.objective import Constraint, Objective, Penalty, Weighting
+from engine.search.sampling import Sampling
 
 PerCluster = Literal["auto", "never", "always"]
 EXPORT_SECONDS = 6.0
@@ -63,8 +64,13 @@ class Settings:
     keeps the unpruned network's statistics, which ranks pruned networks far worse."""
     samples: int = 60
     """Designs measured on every representative before the first search."""
-    resamples: int = 15
+    resamples: int = 9
     """The same before each later one."""
+    explored: int = 6
+    """Designs near the best ones, those that teach the surrogates most, measured where a search
+    stops to go on."""
+    sampling: Sampling = "guided"
+    """How designs to learn from are chosen; "uniform": the paper's, without those near the best."""
     refinements: int = 1
     """How often a search stops to measure its best designs, and goes on with what that taught."""
     finalists: int = 3
@@ -99,6 +105,7 @@ class Settings:
             ("accuracy_images", self.accuracy_images >= 2),
             ("samples", self.samples >= 10),
             ("resamples", self.resamples >= 0),
+            ("explored", self.explored >= 0),
             ("refinements", self.refinements >= 0),
             ("finalists", self.finalists >= 0),
             ("batch", self.batch >= 1),
@@ -122,7 +129,8 @@ class Settings:
         stops = self.finalists * (self.refinements + 1) * self.outer_iterations
         each = self.evaluations * evaluation_seconds / self.workers + 1.5 * clusters
         each += self.recipe.epochs * self.epoch_seconds
-        measured = (first + later + stops) * self.measurement_seconds
+        explored = self.explored * self.refinements * self.outer_iterations
+        measured = (first + later + stops + explored) * self.measurement_seconds
         return measured + EXPORT_SECONDS + each * self.outer_iterations
 
     def to_json(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,20 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Widths = tuple[int, ...]
 """Kept channels, one number a dependency group."""
+
+
+def steps(multiples: Iterable[int]) -> tuple[int, ...]:
+    """Return the multiples worth rounding up to on devices that are fast at these.
+
+    With a multiple its halves down to 4, which thin layers have room for: ONNX Runtime's blocked
+    convolutions need channels in fours.
+    """
+    found: set[int] = set()
+    for multiple in multiples:
+        while multiple > 1:
+            found.add(multiple)
+            multiple = multiple // 2 if multiple % 2 == 0 and multiple > 4 else 1
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,8 @@ class Space:
     """Kept channels are rounded up to it."""
     minimum: int = 1
     """Fewer are never kept."""
+    steps: tuple[int, ...] = ()
+    """Multiples that kept channels may be rounded up to, design by design, where that is faster."""
 
     def widths(self, genes: ArrayLike) -> list[Widths]:
         """Return the kept channels of each row of genes (n, G)."""
@@ -61,6 +78,21 @@ class Space:
     def anywhere(self, genes: Array) -> Widths:
         """Return kept channels from genes (G,) that may reach beyond the box, to one channel."""
         return self._whole_channels(np.atleast_2d(genes), np.array(1))[0]
+
+    def genes(self, widths: Widths) -> Array:
+        """Return genes (G,) that stand for kept channels of the box."""
+        lost = (np.array(self.now) - np.array(widths)) / np.array(self.channels)
+        return np.asarray(np.clip(lost, 0.0, self.upper))
+
+    def aligned(self, widths: Widths, multiple: int) -> Widths:
+        """Return kept channels rounded up to a multiple, as far as there are any more now."""
+        up = (-(-width // multiple) * multiple for width in widths)
+        return tuple(min(w, now) for w, now in zip(up, self.now, strict=True))
+
+    def twins(self, widths: Widths) -> list[Widths]:
+        """Return the other designs that a design becomes when rounded up to each of the steps."""
+        found = dict.fromkeys(self.aligned(widths, step) for step in self.steps)
+        return [twin for twin in found if twin != widths]
 
     def inside(self, kept: ArrayLike) -> Widths:
         """Return kept channels (G,) moved into the box, where they are not, and rounded up."""

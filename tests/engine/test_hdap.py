@@ -344,3 +344,60 @@ def test_settings_survive_json_and_refuse_nonsense():
         replace(SETTINGS, alpha=1.5)
     with pytest.raises(ValueError, match="not a search's settings"):
         Settings.from_json('{"colour": 1}')
+
+
+class Blocks(Devices):
+    """Layers whose widths are no multiples of four take three times as long."""
+
+    def latency(self, widths, device, digest):
+        found = super().latency(widths, device, digest)
+        slow = 3.0 if any(width % 4 for width in widths) else 1.0
+        blocks = tuple(slow * ms for ms in found.block_medians_ms)
+        return replace(found, median_ms=slow * found.median_ms, block_medians_ms=blocks)
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_designs_are_rounded_up_to_the_devices_multiple_where_that_measures_faster(
+    multiple, network, groups, digits, geometry, tmp_path
+):
+    one = replace(SETTINGS, outer_iterations=1, maximum_drop=100.0, recipe=Recipe(epochs=0))
+    clusters = tuple(replace(cluster, multiple=multiple) for cluster in CLUSTERS)
+    devices, common = Blocks(geometry), (network, groups, digits, clusters)
+    result = compress(*common, devices, one, tmp_path / "blocks")
+    found = result.design.widths
+    smaller = [w for w, _ in devices.asked if w != result.design.widths]
+    assert any(width % 4 for widths in smaller for width in widths)  # the others were tried
+    if multiple == 4:
+        assert found < tuple(group.channels for group in groups)
+        assert not any(width % 4 for width in found)
+    else:  # nobody knows of it: no design off the multiple is faster, and few are on it
+        assert found == tuple(group.channels for group in groups) or not any(w % 4 for w in found)
+
+
+def test_with_a_channel_multiple_of_the_settings_nothing_else_is_tried(
+    network, groups, digits, geometry, tmp_path
+):
+    fixed = replace(SETTINGS, outer_iterations=1, channel_multiple=4, recipe=Recipe(epochs=0))
+    clusters = tuple(replace(cluster, multiple=8) for cluster in CLUSTERS)
+    devices = Devices(geometry)
+    compress(network, groups, digits, clusters, devices, fixed, tmp_path / "fixed")
+    inside = [w for w, _ in devices.asked if min(np.array(w) / geometry.channels) > 0.5]
+    assert inside
+    assert not any(width % 4 for widths in inside for width in widths)
+
+
+@pytest.mark.parametrize("sampling", ["guided", "uniform"])
+def test_designs_near_the_best_are_measured_between_two_rounds_unless_samples_are_uniform(
+    sampling, network, groups, digits, geometry, tmp_path
+):
+    one = replace(SETTINGS, outer_iterations=1, sampling=sampling, recipe=Recipe(epochs=0))
+    devices = Devices(geometry)
+    compress(network, groups, digits, CLUSTERS[:1], devices, one, tmp_path / sampling)
+    # the unpruned one, the samples, the finalists of two rounds, and those in between
+    most = 1 + one.samples + 2 * one.finalists
+    count = len({widths for widths, _ in devices.asked})
+    if sampling == "uniform":
+        assert count <= most
+        assert min(min(widths) for widths, _ in devices.asked) < 0.2 * min(geometry.channels)
+    else:
+        assert most < count <= most + one.explored
