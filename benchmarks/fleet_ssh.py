@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import engine.runner
@@ -61,15 +61,22 @@ def servers(arguments: argparse.Namespace) -> Iterator[str]:
             yield row(what, f"{took:.1f} s", dict(failed) or "none", f"{cpu:.1f} ms")
 
 
+def opened(
+    pool: Connections, targets: Sequence[Target]
+) -> Iterator[tuple[Target, Connection | DeviceError]]:
+    """Open the connections to all, and keep them."""
+    return on_each(pool, targets, lambda connection: connection)
+
+
 def held_open(arguments: argparse.Namespace) -> Iterator[str]:
     """Keep many connections open and do nothing; then a command on each."""
     yield row("connections to fake servers", "memory each", "of a core, idle", "a command on each")
     yield row("---", "---", "---", "---")
     with fake(arguments.devices) as targets, Connections(64) as pool:
         allow_connections(len(targets))
-        list(pool.open_many(targets[:20]))  # what the first ones load is not theirs
+        list(opened(pool, targets[:20]))  # what the first ones load is not theirs
         before = _memory()
-        failed = [error for _, error in pool.open_many(targets) if isinstance(error, DeviceError)]
+        failed = [error for _, error in opened(pool, targets) if isinstance(error, DeviceError)]
         if failed:
             raise SystemExit(str(failed[0]))
         each = (_memory() - before) / (len(targets) - 20)

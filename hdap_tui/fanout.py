@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
 from hdap_tui import schedule
@@ -39,6 +39,32 @@ def on_each(
     Raises:
         UserError: the system does not allow that many connections.
     """
+
+    def work(target: Target, unwanted: Callable[[], bool]) -> Generator[float, None, T]:
+        on_stage(target.name, "connecting")
+        connection = yield from pool.opening(target, unwanted)
+        on_stage(target.name, doing)
+        return action(connection)
+
+    return fan_out(targets, work, pool.bound, cancelled, stop, on_stage)
+
+
+def fan_out(
+    targets: Sequence[Target],
+    work: Callable[[Target, Callable[[], bool]], Generator[float, None, T]],
+    bound: int,
+    cancelled: Callable[[], bool] = never,
+    stop: threading.Event | None = None,
+    on_stage: OnStage = silent_stage,
+) -> Iterator[tuple[Target, T | DeviceError]]:
+    """Work on every device, at most `bound` at once; yields what came of it, as `on_each` does.
+
+    The work gets the device, and what says whether it is no longer wanted; it yields the seconds
+    for which it waits.
+
+    Raises:
+        UserError: the system does not allow that many connections.
+    """
     ended = stop or threading.Event()
 
     def unwanted() -> bool:
@@ -46,18 +72,15 @@ def on_each(
 
     def one(target: Target) -> Steps[tuple[Target, T | DeviceError]]:
         answer: T | DeviceError
+        waits = work(target, unwanted)
         try:
-            on_stage(target.name, "connecting")
-            tries = pool.opening(target, unwanted)
             while True:
                 try:
-                    pause = next(tries)
+                    pause = next(waits)
                 except StopIteration as end:
-                    connection: Connection = end.value
+                    answer = end.value
                     break
                 yield Pause(pause)
-            on_stage(target.name, doing)
-            answer = action(connection)
             on_stage(target.name, "done")
         except (Cancelled, GeneratorExit):
             on_stage(target.name, "cancelled")
@@ -68,7 +91,7 @@ def on_each(
         yield Result((target, answer))
 
     allow_connections(len(targets))
-    workers = max(1, min(pool.bound, len(targets)))
+    workers = max(1, min(bound, len(targets)))
     running = schedule.run(map(one, targets), workers, lambda _group, _count: None, unwanted, ended)
     try:
         yield from running

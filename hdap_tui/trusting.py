@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from hdap_tui.context import OnStage
+from hdap_tui.fanout import fan_out
 from hdap_tui.ssh.config import resolve
-from hdap_tui.ssh.errors import Cancelled, DeviceError
+from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.ssh.hostkeys import HostKey
 from hdap_tui.ssh.pool import Connections
 from hdap_tui.ssh.target import Jump, Target
@@ -81,37 +81,21 @@ def look(
 
     Ends early once it is no longer wanted.
     """
-    stop = threading.Event()
 
-    def unwanted() -> bool:
-        return stop.is_set() or cancelled()
-
-    def one(target: Target) -> Answer:
+    def work(
+        target: Target, unwanted: Callable[[], bool]
+    ) -> Generator[float, None, Stranger | None]:
+        yield from ()  # it never waits
         on_stage(target.name, "looking at its host key")
+        key = pool.scan(target, unwanted)
+        known = pool.known(target)
         try:
-            key = pool.scan(target, unwanted)
-            known = pool.known(target)
-            try:
-                known.check(*target.known_as, key, target.name, target.acceptance)
-            except DeviceError:
-                if known.is_revoked(key):
-                    raise
-                old = tuple(sorted(known.lookup(*target.known_as), key=str))
-                on_stage(target.name, "done")
-                return Stranger(target, key, old)
-        except DeviceError as error:
-            on_stage(target.name, f"failed: {error.kind}")
-            return error
-        on_stage(target.name, "done")
+            known.check(*target.known_as, key, target.name, target.acceptance)
+        except DeviceError:
+            if known.is_revoked(key):
+                raise
+            old = tuple(sorted(known.lookup(*target.known_as), key=str))
+            return Stranger(target, key, old)
         return None
 
-    with ThreadPoolExecutor(max(1, min(pool.bound, len(targets))), "scan") as executor:
-        futures = {executor.submit(one, target): target for target in targets}
-        try:
-            for future in as_completed(futures):
-                if isinstance(future.exception(), Cancelled):
-                    return
-                yield futures[future], future.result()
-        finally:
-            stop.set()
-            executor.shutdown(wait=True, cancel_futures=True)
+    return fan_out(targets, work, pool.bound, cancelled, on_stage=on_stage)

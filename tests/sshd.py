@@ -20,7 +20,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,12 @@ from typing import Any, Protocol
 
 import pytest
 
+from hdap_tui.fanout import on_each
+from hdap_tui.ssh.connection import Connection
+from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
+from hdap_tui.ssh.pool import Connections
+from hdap_tui.ssh.sockets import never
 from hdap_tui.ssh.target import Jump, Target, Timeouts
 
 SSHD = "/usr/sbin/sshd"
@@ -217,6 +222,13 @@ _STARTER = ThreadPoolExecutor(1, "starter")
 def _run(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+
+def opened(
+    pool: Connections, targets: Sequence[Target], cancelled: Callable[[], bool] = never
+) -> Iterator[tuple[Target, Connection | DeviceError]]:
+    """Open the connections to all at once; yields each, or what went wrong, as they come."""
+    return on_each(pool, targets, lambda connection: connection, cancelled)
 
 
 def start_sshds(

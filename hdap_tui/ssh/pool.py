@@ -8,14 +8,14 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 from hdap_tui.ssh.config import resolve
 from hdap_tui.ssh.connection import Connection, connect, scan
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
+from hdap_tui.ssh.keys import at_hand
 from hdap_tui.ssh.places import Places
 from hdap_tui.ssh.secret import Secrets
 from hdap_tui.ssh.sockets import Deadline, never
@@ -75,6 +75,14 @@ class _Bastion:
     """Why it could not be opened."""
     until: float = 0.0
     """How long that is believed without another try."""
+    refused: object = None
+    """The keys that were at hand when it refused the login: with these it is not tried again."""
+
+    def is_believed(self, last: Jump) -> bool:
+        """Whether what went wrong would still go wrong."""
+        if self.refused is not None:
+            return self.refused == at_hand(last)
+        return time.monotonic() < self.until
 
 
 class Connections:
@@ -197,15 +205,19 @@ class Connections:
         with _held(bastion.turn, Deadline(0.0, cancelled)):
             if bastion.connection is not None and bastion.connection.alive:
                 return bastion.connection
-            if bastion.error is not None and time.monotonic() < bastion.until:
+            if bastion.error is not None and bastion.is_believed(jumps[-1]):
                 raise bastion.error
-            bastion.connection = bastion.error = None
+            bastion.connection = bastion.error = bastion.refused = None
             try:
                 bastion.connection = self._open_bastion(jumps, cancelled)
             except DeviceError as error:
                 bastion.error = error
                 bastion.until = time.monotonic() + self.believed_s
-                raise
+                if error.kind is ErrorKind.AUTHENTICATION and not error.behind:
+                    bastion.refused = at_hand(jumps[-1])
+                    again = "it is asked again once there are other keys, or hdap is started anew"
+                    bastion.error = DeviceError(error.kind, f"{error}; {again}")
+                raise bastion.error from None
             if self._closed:  # meanwhile: whoever closed the others did not see this one
                 bastion.connection.close()
                 raise Cancelled
@@ -277,32 +289,6 @@ class Connections:
         except StopIteration as end:
             connection: Connection = end.value
             return connection
-
-    def open_many(
-        self, targets: Sequence[Target], cancelled: Callable[[], bool] = never
-    ) -> Iterator[tuple[Target, Connection | DeviceError]]:
-        """Open all at once, and yield each device with its connection or what went wrong.
-
-        In the order in which they are ready; ends early once it is no longer wanted.
-        """
-        stop = threading.Event()
-
-        def one(target: Target) -> Connection | DeviceError:
-            try:
-                return self.get(target, lambda: stop.is_set() or cancelled())
-            except DeviceError as error:
-                return error
-
-        with ThreadPoolExecutor(min(self.bound, len(targets)) or 1, "connect") as workers:
-            futures = {workers.submit(one, target): target for target in targets}
-            try:
-                for future in as_completed(futures):
-                    if isinstance(future.exception(), Cancelled):
-                        return
-                    yield futures[future], future.result()
-            finally:
-                stop.set()
-                workers.shutdown(wait=True, cancel_futures=True)
 
     def drop(self, target: Target) -> None:
         """Close the device's connection, where there is one."""

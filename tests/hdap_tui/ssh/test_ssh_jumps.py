@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sshd import QUICK, Sshd, free_port, wait_for
+from sshd import QUICK, Sshd, free_port, make_key, opened, wait_for
 
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import KnownHosts
@@ -57,7 +57,7 @@ def test_devices_behind_a_jump_host_share_one_connection_to_it(
     first, _, *devices = servers
     before = logins(first)
     targets = [behind(device, jump(first)) for device in devices]
-    answers = dict(pool.open_many(targets))
+    answers = dict(opened(pool, targets))
     assert all(not isinstance(answer, DeviceError) for answer in answers.values()), answers
     homes = {pool.get(target).run("echo $HOME").out.decode().strip() for target in targets}
     assert homes == {str(device.home) for device in devices}
@@ -76,7 +76,7 @@ def test_many_sessions_of_a_jump_host_are_no_matter(
 ) -> None:
     first, *devices = make_sshds(4, options={0: {"MaxSessions": "1"}})
     targets = [behind(device, jump(first)) for device in devices]
-    assert {type(answer).__name__ for _, answer in pool.open_many(targets)} == {"Connection"}
+    assert {type(answer).__name__ for _, answer in opened(pool, targets)} == {"Connection"}
 
 
 def test_a_dead_jump_host_is_named_for_every_device_and_tried_once(
@@ -96,7 +96,7 @@ def test_a_dead_jump_host_is_named_for_every_device_and_tried_once(
     dead = jump(servers[0], name="bastion", port=free_port())
     targets = [behind(device, dead) for device in servers[2:]]
     began = time.monotonic()
-    for target, error in pool.open_many(targets):
+    for target, error in opened(pool, targets):
         assert isinstance(error, DeviceError)
         assert error.kind is ErrorKind.REFUSED
         assert error.behind == "bastion"
@@ -105,6 +105,25 @@ def test_a_dead_jump_host_is_named_for_every_device_and_tried_once(
         )
     assert tried == ["bastion"] * pool_module.ATTEMPTS
     assert time.monotonic() - began < 5
+
+
+def test_a_jump_host_that_refused_the_login_is_asked_again_only_with_other_keys(
+    make_sshds: Callable[..., list[Sshd]], servers: list[Sshd], tmp_path: Path
+) -> None:
+    (strict,) = make_sshds(1, options={0: {"LogLevel": "VERBOSE"}})
+    key = make_key(tmp_path / "id")
+    target = behind(servers[2], jump(strict, identity=key))
+    with Connections() as pool:
+        pool.believed_s = 0.0
+        for _ in range(3):
+            error = fails(pool, target)
+            assert error.kind is ErrorKind.AUTHENTICATION
+            assert error.behind == strict.name
+            assert "asked again once there are other keys" in str(error)
+        assert strict.log.read_text().count("Failed publickey") == 1
+        for suffix in ("", ".pub"):
+            key.with_suffix(suffix).write_bytes(strict.identity.with_suffix(suffix).read_bytes())
+        assert pool.get(target).run("echo in").out == b"in\n"
 
 
 def test_a_device_that_is_off_behind_a_jump_host_is_not_the_jump_hosts_fault(

@@ -17,7 +17,7 @@ from typing import Any
 
 import paramiko
 import pytest
-from sshd import QUICK, Sshd, make_key, wait_for
+from sshd import QUICK, Sshd, make_key, opened, wait_for
 
 from hdap_tui.ssh import login, secret
 from hdap_tui.ssh.connection import connect
@@ -77,7 +77,7 @@ def test_an_encrypted_key_is_asked_for_once_for_eight_devices(
     targets = [one.target(identity=locked) for one in make_sshds(8, options=options)]
     operator = Operator("a slip of the finger", PASSWORD)
     with Connections(secrets=Secrets(operator)) as pool:
-        answers = dict(pool.open_many(targets))
+        answers = dict(opened(pool, targets))
     assert not [answer for answer in answers.values() if isinstance(answer, DeviceError)]
     assert len(operator.asked) == 2
     assert str(locked) in operator.asked[0]
@@ -93,7 +93,7 @@ def test_a_passphrase_that_nobody_knows_fails_every_device_after_one_question(
         (Operator("a", "b", "c", "d"), 3, "was wrong 3 times"),
     ):
         with Connections(secrets=Secrets(operator)) as pool:
-            for _, error in pool.open_many([one.target(identity=locked) for one in sshds[:4]]):
+            for _, error in opened(pool, [one.target(identity=locked) for one in sshds[:4]]):
                 assert isinstance(error, DeviceError)
                 assert said in str(error)
         assert len(operator.asked) == asked
@@ -456,7 +456,7 @@ def test_a_password_is_asked_for_once_for_the_fleet(make_lock: Callable[..., Loc
     lock = make_lock(count=6)
     operator = Operator("a slip", PASSWORD)
     with Connections(secrets=Secrets(operator)) as pool:
-        answers = dict(pool.open_many(lock.targets(ask_password=True)))
+        answers = dict(opened(pool, lock.targets(ask_password=True)))
     assert not [answer for answer in answers.values() if isinstance(answer, DeviceError)]
     assert operator.asked[0] == "Password of user pi on the devices"
     assert len(operator.asked) == 2

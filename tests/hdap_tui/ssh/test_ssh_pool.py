@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sshd import QUICK, Sshd, free_port
+from sshd import QUICK, Sshd, free_port, opened
 
 from hdap_tui.errors import UserError
 from hdap_tui.ssh import pool as pool_module
@@ -71,7 +71,7 @@ def test_one_dead_device_delays_no_other(
     good = [sshd.trusted(tmp_path / "known_hosts", name=f"good-{n}") for n in range(3)]
     dead = sshd.target(tmp_path / "known_hosts", name="dead", port=silent_port, timeouts=SHORT)
     began = time.monotonic()
-    order = [(target.name, found) for target, found in pool.open_many([dead, *good])]
+    order = [(target.name, found) for target, found in opened(pool, [dead, *good])]
     assert time.monotonic() - began < 4
     assert [name for name, _ in order][-1] == "dead"
     assert all(not isinstance(found, DeviceError) for _, found in order[:3])
@@ -138,12 +138,12 @@ def test_at_most_as_many_as_allowed_are_opened_at_once(
     monkeypatch.setattr(pool_module, "connect", slow)
     ports = [sshd.target(tmp_path / "n", name=f"d{n}", port=2000 + n) for n in range(20)]
     with Connections(bound=5) as pool:
-        assert len(list(pool.open_many(ports))) == 20
+        assert len(list(opened(pool, ports))) == 20
     assert most == 5
     same = [sshd.target(tmp_path / "n", name=f"d{n}") for n in range(20)]
     most = 0
     with Connections(handshakes=3) as pool:
-        assert len(list(pool.open_many(same))) == 20
+        assert len(list(opened(pool, same))) == 20
     assert most == 3
 
 
@@ -154,7 +154,7 @@ def test_opening_many_ends_once_nobody_wants_it(
     unwanted = threading.Event()
     threading.Timer(0.3, unwanted.set).start()
     began = time.monotonic()
-    assert list(pool.open_many(dead, unwanted.is_set)) == []
+    assert list(opened(pool, dead, unwanted.is_set)) == []
     assert time.monotonic() - began < 3
 
 
@@ -206,11 +206,11 @@ def test_a_jump_host_that_opens_while_all_is_closed_is_closed_too(
     pool, closed = Connections(), threading.Event()
     late = SimpleNamespace(alive=True, close=closed.set)
 
-    def opened(*_: object) -> object:
+    def late_bastion(*_: object) -> object:
         pool.close()
         return late
 
-    monkeypatch.setattr(pool, "_open_bastion", opened)
+    monkeypatch.setattr(pool, "_open_bastion", late_bastion)
     jump = Jump(name="jump", host="jump", known_hosts=Path("/none"))
     with pytest.raises(Cancelled):
         pool._bastion((jump,), lambda: False)

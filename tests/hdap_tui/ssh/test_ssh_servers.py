@@ -13,7 +13,7 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from sshd import QUICK, Sshd
+from sshd import QUICK, Sshd, opened
 
 from hdap_tui.ssh import pool as pool_module
 from hdap_tui.ssh.connection import connect
@@ -54,7 +54,7 @@ def test_a_server_that_takes_few_logins_at_once_lets_all_in(
     patient = replace(target, timeouts=replace(QUICK, total=30))
     with Connections() as pool:
         targets = [replace(patient, name=f"{n}") for n in range(12)]
-        answers = [answer for _, answer in pool.open_many(targets)]
+        answers = [answer for _, answer in opened(pool, targets)]
     assert not [answer for answer in answers if isinstance(answer, DeviceError)]
 
 
@@ -77,7 +77,7 @@ def test_no_more_logins_at_one_server_than_allowed_are_under_way(
 
     monkeypatch.setattr(pool_module, "connect", counted)
     with Connections(handshakes=2) as pool:
-        assert len(list(pool.open_many([replace(target, name=f"{n}") for n in range(8)]))) == 8
+        assert len(list(opened(pool, [replace(target, name=f"{n}") for n in range(8)]))) == 8
     assert most[0] == 2
 
 
