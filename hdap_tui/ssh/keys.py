@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from paramiko.agent import AgentKey, AgentSSH
 from paramiko.pkey import PublicBlob
 
+from hdap_tui.ssh.config_file import stamp
 from hdap_tui.ssh.secret import Refused, Secrets
 from hdap_tui.ssh.sockets import Deadline
 from hdap_tui.ssh.target import Target
@@ -182,6 +183,20 @@ class Offers:
             self._opened = _Agent(self._login.agent)
             self._agent = list(self._opened.get_keys())
         return self._agent
+
+
+def at_hand(login: Target) -> object:
+    """Return what changes when other keys could be offered: their files, and the agent's keys."""
+    usual = tuple(_home() / ".ssh" / name for name in _USUAL)
+    named = (login.identity,) if login.identity else login.identities or usual
+    files = [*named, *(Path(f"{path}-cert.pub") for path in named), *login.certificates]
+    files += [login.certificate] if login.certificate else []
+    agent = _Agent(login.agent)
+    try:
+        held = tuple(key.blob for key in agent.get_keys())
+    finally:
+        agent.close()
+    return tuple(map(stamp, files)), held
 
 
 class _Agent(AgentSSH):  # type: ignore[misc]
