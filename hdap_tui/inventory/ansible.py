@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from hdap_tui.inventory.arguments import jump_of_arguments
-from hdap_tui.inventory.found import LIMIT, Found, Host, valid_tag
+from hdap_tui.inventory.found import LIMIT, PROXY, Found, Host, valid_tag
 from hdap_tui.inventory.source import VAULT, Text
 from hdap_tui.text import clean
 
@@ -170,16 +170,15 @@ def _take(
         if problem:
             found.leave_out(known.one((key,)).place or place, name, problem)
             return
-    jump = ""
+    jump = proxy = ""
     for key in _ARGUMENTS:
         arguments = known.one((key,))
         one, other = jump_of_arguments(arguments.text)
         jump = jump or one
-        if other:
-            found.note(
-                f"{arguments.place}: the ProxyCommand in {key} is not taken over; only"
-                " ssh -W %h:%p HOST is understood."
-            )
+        proxy = proxy or (arguments.place if other else "")
+    if proxy and not jump:
+        found.leave_out(proxy, name, PROXY)
+        return
     python = known.one(_PYTHON).text
     wrong = [tag for tag in tags if not valid_tag(tag)]
     for tag in wrong:

@@ -12,6 +12,11 @@ from hdap_tui.text import clean
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,62}")
 _HOST = re.compile(r"[^\s\x00-\x1f\x7f\[\]@/]+")
+PROXY = (
+    "is reached through a ProxyCommand, which is not supported; write it as a ProxyJump, or add the"
+    ' device by hand, with proxy_jump ("none" for a direct way).'
+)
+"""What is said of a host that would be reached in another way than its inventory says."""
 LIMIT = 100_000
 """Hosts of one inventory."""
 

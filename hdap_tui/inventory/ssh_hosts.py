@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from hdap_tui.inventory.arguments import jump_of_command
-from hdap_tui.inventory.found import Found, Host
+from hdap_tui.inventory.found import PROXY, Found, Host
 from hdap_tui.inventory.source import STANDARD_INPUT, InventoryError, Text
 from hdap_tui.ssh.config_file import Alias, Line, Lines
 from hdap_tui.ssh.config_file import read as read_lines
@@ -75,28 +75,26 @@ class _Reader:
             result.note(f"{place}: {clean(alias.name, 63)} is a Git server (User git), no device.")
             return
         host = _expanded(values.get("hostname", ""), h=alias.name) or alias.name
-        jump = self._jump(alias.name, values, result, place)
+        jump = values.get("proxyjump", "")
+        command = values.get("proxycommand", "none")
+        if not jump and command.lower() != "none":
+            jump = jump_of_command(command)
+            if not jump:
+                result.leave_out(place, alias.name, PROXY)
+                return
         host_entry = Host(
             name=alias.name,
             host=host,
             user=user,
             identity=_file(values.get("identityfile", ""), host, user),
             certificate=_file(values.get("certificatefile", ""), host, user),
-            proxy_jump=jump,
+            proxy_jump=self._jump(jump, result),
             place=place,
         )
         result.take(host_entry, values.get("port", ""))
 
-    def _jump(self, name: str, values: dict[str, str], result: Found, place: str) -> str:
-        jump = values.get("proxyjump", "")
-        command = values.get("proxycommand", "")
-        if not jump and command and command.lower() != "none":
-            jump = jump_of_command(command)
-            if not jump:
-                result.note(
-                    f"{place}: the ProxyCommand of {clean(name, 63)} is not taken over; only"
-                    " ssh -W %h:%p HOST is understood."
-                )
+    def _jump(self, jump: str, result: Found) -> str:
+        """Return jump hosts as the settings need them."""
         if not jump or jump.lower() == "none" or self._keep_jumps:
             return jump
         try:

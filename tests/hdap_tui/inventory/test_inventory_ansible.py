@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hdap_tui.inventory import InventoryError, read
-from hdap_tui.inventory.found import Found, Host
+from hdap_tui.inventory.found import PROXY, Found, Host
 
 INI = """\
 # the lab
@@ -89,6 +89,15 @@ def test_an_ini_inventory_is_put_together_as_ansible_does(here: Path) -> None:
     assert "s3cret" not in repr(found)
     assert "hosts.ini:23: localhost is not reached over SSH (ansible_connection=local)" in said
     assert 'the group "rack 7" cannot be a tag' in said
+
+
+def test_a_host_behind_a_proxy_that_is_no_jump_host_is_left_out_by_name(here: Path) -> None:
+    found = found_in(
+        "[eu]\na ansible_ssh_extra_args='-J gate'\nb\n[eu:vars]\n"
+        "ansible_ssh_common_args='-o ProxyCommand=\"nc -X 5 %h %p\"'\n"
+    )
+    assert [(host.name, host.proxy_jump) for host in found.hosts] == [("a", "gate")]
+    assert found.left_out == [f'hosts.ini:5: "b" {PROXY}']
 
 
 BOMB = "g0: &g0 {hosts: {x: }}\n" + "".join(

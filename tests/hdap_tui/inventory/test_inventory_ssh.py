@@ -8,7 +8,7 @@ import pytest
 
 from hdap_tui.inventory import InventoryError, read
 from hdap_tui.inventory.arguments import jump_of_arguments, jump_of_command
-from hdap_tui.inventory.found import Found, Host
+from hdap_tui.inventory.found import PROXY, Found, Host
 
 CONFIG = """\
 Include conf.d/*
@@ -61,7 +61,7 @@ def by_name(found: Found) -> dict[str, Host]:
 
 def test_the_first_value_of_each_key_counts_as_ssh_has_it(home: Path) -> None:
     hosts = by_name(read(home / "config"))
-    assert list(hosts) == ["edge-02", "edge-99", "Bastion", "b2", "edge-01", "old", "strange"]
+    assert list(hosts) == ["edge-02", "edge-99", "Bastion", "b2", "edge-01", "old"]
     assert hosts["edge-01"] == Host(
         name="edge-01", host="10.0.0.1", port=2200, user="pi", identity="~/.ssh/10.0.0.1",
         proxy_jump="bastion",
@@ -82,13 +82,13 @@ def test_what_cannot_be_taken_is_said_with_its_place(home: Path, tmp_path: Path)
     found = read(home / "config")
     config = "home/.ssh/config"
     assert found.left_out == [
+        f'{config}:20: "strange" {PROXY}',
         f'{config}:22: "direct" has the port "70000"; it must be from 1 to 65535.',
         f'{config}:25: "a/b" is no name for a device: at most 63 letters, digits, dots, dashes and'
         " underscores, the first no sign.",
     ]
     said = "\n".join(found.notes)
     assert f"{config}:16: github.com is a Git server" in said
-    assert f"{config}:20: the ProxyCommand of strange is not taken over" in said
     assert "Match blocks are not looked into" in said
     assert not (tmp_path / "pwned").exists(), "nothing in a configuration is run"
 
