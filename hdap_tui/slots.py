@@ -7,10 +7,11 @@ each other. A slot is a locked file: the kernel frees it when its holder dies.
 
 from __future__ import annotations
 
-import fcntl
 import re
 from pathlib import Path
 from typing import BinaryIO
+
+from hdap_tui import locking
 
 
 def take(folder: Path, group: str, count: int) -> BinaryIO | None:
@@ -21,7 +22,7 @@ def take(folder: Path, group: str, count: int) -> BinaryIO | None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for number in range(count):
         file = (folder / f"{_file_name(group)}.{number}").open("ab")
-        if _try(file.fileno()):
+        if locking.take(file):
             return file
         file.close()
     return None
@@ -29,11 +30,3 @@ def take(folder: Path, group: str, count: int) -> BinaryIO | None:
 
 def _file_name(group: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", group)
-
-
-def _try(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

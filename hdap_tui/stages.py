@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import threading
 from typing import Self
 
+from hdap_tui import locking
 from hdap_tui.context import OnStage, silent_stage
 from hdap_tui.errors import UserError
 from hdap_tui.store import devices
@@ -41,13 +41,9 @@ class Stages:
     def start(self) -> None:
         """Begin to write; what a killed process left is forgotten where no other one works."""
         self._at_work = open(self._store.path.with_name("stages.lock"), "ab")  # noqa: SIM115
-        try:
-            fcntl.flock(self._at_work, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass
-        else:
+        if locking.take(self._at_work):
             devices.clear_stages(self._store)
-        fcntl.flock(self._at_work, fcntl.LOCK_SH)
+        locking.wait(self._at_work, shared=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -7,7 +7,6 @@ One process watches a fleet at a time; the lock that says so ends with the proce
 
 from __future__ import annotations
 
-import fcntl
 import random
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from engine.latency import Latency
+from hdap_tui import locking
 from hdap_tui.clustering import cluster_fleet
 from hdap_tui.context import Context
 from hdap_tui.drifting import judge_round
@@ -139,8 +139,6 @@ class Watcher:
     def _alone(self) -> Iterator[None]:
         path = self.settings.state_dir / "watch.lock"
         with path.open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RefusedError("Another process watches this fleet already.") from error
+            if not locking.take(lock):
+                raise RefusedError("Another process watches this fleet already.")
             yield

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hdap_tui import locking
 from hdap_tui.errors import RefusedError
 from hdap_tui.store import deployments
 from hdap_tui.store.database import Store
@@ -28,7 +28,7 @@ def owning(state: Path) -> Iterator[None]:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
         until = time.monotonic() + _PATIENCE_S
-        while not _locked(file.fileno(), fcntl.LOCK_EX):
+        while not locking.take(file):
             if time.monotonic() > until:
                 who = file.read(20).strip()
                 raise RefusedError(
@@ -49,7 +49,7 @@ def is_owned(state: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _locked(descriptor, fcntl.LOCK_SH)
+        return not locking.take(descriptor, shared=True)
     finally:
         os.close(descriptor)
 
@@ -82,11 +82,3 @@ def refuse_unfinished(store: Store) -> None:
         f'{row.stages}: "hdap deploy --resume" goes on with it, "hdap deploy --abort" takes it '
         "back."
     )
-
-
-def _locked(descriptor: int, how: int) -> bool:
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 from engine import files
 from engine.events import AnyEvent, from_json, to_json
+from hdap_tui import locking
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.progress import Progress
 from hdap_tui.store.records import JobRow, JobState
@@ -118,12 +118,9 @@ class JobFolder:
     def _is_locked(self) -> bool:
         try:
             with (self.path / "lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return not locking.take(lock, shared=True)
         except FileNotFoundError:
             return False
-        except BlockingIOError:
-            return True
-        return False
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -135,7 +132,7 @@ class JobFolder:
         with (self.path / "lock").open("ab") as lock:
             # Whoever only looks at the state holds the lock for an instant.
             deadline = time.monotonic() + 1.0
-            while not _try_lock(lock.fileno()):
+            while not locking.take(lock):
                 if time.monotonic() > deadline:
                     raise RefusedError(f"{self.name} is running already.")
                 time.sleep(0.02)
@@ -210,14 +207,6 @@ class EventFile:
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a document so that a reader sees the old one or the new one, never half of it."""
     files.write(path, json.dumps(document, indent=1))
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _number(name: str, kind: str) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import files
+from hdap_tui import locking
 
 HOST = "127.0.0.1"
 _COMMENT = "hdap-lab"
@@ -131,9 +132,7 @@ def socket_address(path: Path) -> Iterator[str]:
 def update_known_hosts(path: Path, keys: Iterable[tuple[int, str]]) -> None:
     """Write the lab's host keys as (port, "type base64"); other hosts' lines stay as they are."""
     mine = {f"[{HOST}]:{port}": key for port, key in keys}
-    # The lock that everybody takes who writes this file.
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locking.writing(path):
         try:
             lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         except FileNotFoundError:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import files
+from hdap_tui import locking
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 
 USUAL_FILES = (
@@ -249,7 +249,7 @@ class KnownHosts:
                 )
         new = {host_name(*place): key for place, key in keys}
         self.fleet.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.fleet):
+        with locking.writing(self.fleet):
             lines = _text(self.fleet).splitlines()
             kept = [left for line in lines if (left := _without(line, set(new))) is not None]
             kept += [f"{name} {key.type} {key.base64}" for name, key in new.items()]
@@ -288,10 +288,3 @@ def _without(line: str, gone: set[str]) -> str | None:
         return None if any(_stands_for(names, name) for name in gone) else line
     left = [n for n in names.split(",") if n.lower() not in gone]
     return f"{','.join(left)} {rest}" if left else None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path.with_name(path.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
