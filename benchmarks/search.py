@@ -3,7 +3,7 @@
     python -m benchmarks.search
 
 ResNet-20, three clusters whose latencies are a formula with 1 % of noise; a candidate passes
-through Negatively Correlated Search, whole channels, features and one surrogate a cluster.
+through an optimiser, whole channels, features and one surrogate a cluster.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from engine.compress.groups import trace
 from engine.fleet.geometry import Geometry, measure_geometry
 from engine.fleet.surrogates import KINDS, Surrogate
 from engine.search import sampling
-from engine.search.ncs import NCS
+from engine.search.optimisers import KINDS as OPTIMISERS
+from engine.search.optimisers import Kind, make
 from engine.search.space import Space, Widths
+
+POPULATION: dict[Kind, int] = {"de": 20, "nsga2": 20}
+"""10 for the others."""
 
 
 def surrogates(geometry: Geometry, kind: str, designs: list[Widths]) -> list[Surrogate]:
@@ -34,12 +38,18 @@ def surrogates(geometry: Geometry, kind: str, designs: list[Widths]) -> list[Sur
     return fitted
 
 
-def candidates_a_second(space: Space, geometry: Geometry, fitted: list[Surrogate], n: int) -> float:
-    search = NCS(np.zeros(len(space.now)), space.upper, n, seed=0)
+def candidates_a_second(
+    space: Space, geometry: Geometry, fitted: list[Surrogate], kind: Kind, n: int
+) -> float:
+    start = np.zeros(len(space.now))
+    search = make(kind, start, space.upper, n, POPULATION.get(kind, 10), start, seed=0)
     begun = time.perf_counter()
     while not search.done:
-        features = geometry.features(space.widths(search.ask()))
-        search.tell(np.mean([s.predict_features(features) for s in fitted], axis=0))
+        genes = search.ask()
+        features = geometry.features(space.widths(genes))
+        latency = np.mean([s.predict_features(features) for s in fitted], axis=0)
+        values = latency if search.objectives == 1 else np.stack([latency, genes.sum(1)], axis=1)
+        search.tell(values)
     return search.evaluations / (time.perf_counter() - begun)
 
 
@@ -55,16 +65,17 @@ def main() -> None:
     channels = tuple(group.channels for group in groups)
     space = Space(channels, channels, reach=0.5)
     designs = sampling.first(space, options.samples, np.random.default_rng(0), set(), wide=0.8)
-    print("surrogate  error   rank   fit      candidates/s")
+    print("surrogate  error   rank   fit    candidates a second: " + "  ".join(OPTIMISERS))
     for kind in KINDS:
         begun = time.perf_counter()
         fitted = surrogates(geometry, kind, designs)
         seconds = (time.perf_counter() - begun) / len(fitted)
-        speed = candidates_a_second(space, geometry, fitted, options.evaluations)
         error = fitted[0].report.error
-        print(
-            f"{kind:9}  {error.mape:4.1f} %  {error.spearman:.3f}  {seconds:4.1f} s  {speed:10.0f}"
-        )
+        print(f"{kind:9}  {error.mape:4.1f} %  {error.spearman:.3f}  {seconds:4.1f} s", end="")
+        for optimiser in OPTIMISERS:
+            speed = candidates_a_second(space, geometry, fitted, optimiser, options.evaluations)
+            print(f"  {speed:{len(optimiser)}.0f}", end="", flush=True)
+        print()
 
 
 if __name__ == "__main__":
