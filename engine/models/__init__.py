@@ -1,24 +1,65 @@
-"""Networks: the built-in ones by name, and their trained weights.
+"""Networks: the built-in ones by name, a user's own, and their trained weights.
 
-    >>> model = build("resnet20", classes=10)
-    >>> model = load_weights(model, SHIPPED["resnet20-digits"])
+    >>> model = load("resnet20", 10, SHIPPED["resnet20-digits"])
 
-Every network reads float32 images (N, C, H, W) between 0 and 1; it normalises them itself.
+Every network reads float32 images (N, C, H, W) between 0 and 1; it normalises them itself. (A
+network from an ONNX file reads what the file reads.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-RESNET_BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
-"""Blocks a stage of each built-in ResNet."""
+__all__ = [
+    "NAMES", "NETWORKS", "SHIPPED", "Network", "accept", "build", "load", "load_weights",
+    "recognise", "title",
+]  # fmt: skip
 
-NAMES = tuple(RESNET_BLOCKS)
+TIMM = "timm:"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A built-in network."""
+
+    module: str
+    """The module of this package that holds it."""
+    kind: str
+    """Its class there, called with `classes`, `widths`, `mean` and `std`."""
+    size: int
+    """Pixels a side of the images that it reads."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What else the class is called with."""
+
+
+NETWORKS = {
+    "resnet20": Network("resnet", "ResNet", 32, {"blocks": 3}),
+    "resnet32": Network("resnet", "ResNet", 32, {"blocks": 5}),
+    "resnet44": Network("resnet", "ResNet", 32, {"blocks": 7}),
+    "resnet56": Network("resnet", "ResNet", 32, {"blocks": 9}),
+    "resnet8": Network("resnet8", "ResNet8", 32),
+    "resnet8-40": Network("resnet8", "ResNet8", 32, {"widths": (40, 80, 160), "norms": False}),
+    "vgg16": Network("vgg", "VGG", 32),
+    "mobilenetv1-cifar": Network("mobilenet", "MobileNet", 32, {"stem_stride": 1}),
+    "convnext-tiny-cifar": Network("convnext", "ConvNeXt", 32, {"patch": 2}),
+    "convnext-small-cifar": Network(
+        "convnext", "ConvNeXt", 32, {"patch": 2, "blocks": (3, 3, 27, 3)}
+    ),
+    "mobilenetv1": Network("mobilenet", "MobileNet", 224),
+    "convnext-tiny": Network("convnext", "ConvNeXt", 224),
+    "convnext-small": Network("convnext", "ConvNeXt", 224, {"blocks": (3, 3, 27, 3)}),
+    "resnet50": Network("resnet50", "ResNet50", 224),
+}
+"""The built-in networks; the ending -cifar marks the 32x32 form of one for 224x224."""
+
+NAMES = tuple(NETWORKS)
 """What `build` knows."""
 
 SHIPPED = {"resnet20-digits": Path(__file__).parent / "weights" / "resnet20-digits.safetensors"}
@@ -37,54 +78,141 @@ def build(
     Args:
         name: one of `NAMES`.
         classes: how many classes it tells apart.
-        widths: channels of the three stages; default 16, 32, 64.
+        widths: channels of the stages; default the published ones.
         mean: what is subtracted from the images (0 to 1), one number a channel.
-        std: what they are then divided by. Both default to ImageNet's.
+        std: what they are then divided by. Both default to those of the public weights.
 
     Raises:
         ValueError: there is no network of that name.
     """
-    from engine.models import resnet
-
-    if name not in RESNET_BLOCKS:
+    if name not in NETWORKS:
         raise ValueError(f"there is no network {name!r}: choose one of {', '.join(NAMES)}")
-    return resnet.ResNet(
-        RESNET_BLOCKS[name],
-        classes,
-        widths or (16, 32, 64),
-        mean or resnet.IMAGENET_MEAN,
-        std or resnet.IMAGENET_STD,
+    network = NETWORKS[name]
+    wishes = {"widths": widths, "mean": mean, "std": std}
+    given = {key: tuple(value) for key, value in wishes.items() if value is not None}
+    kind = getattr(import_module(f"{__name__}.{network.module}"), network.kind)
+    model: nn.Module = kind(classes=classes, **{**network.arguments, **given})
+    return model
+
+
+def load(
+    spec: str,
+    classes: int,
+    weights: str | Path = "",
+    example_shape: Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    folder: str | Path | None = None,
+) -> nn.Module:
+    """Return a network in evaluation mode, whoever built it.
+
+    Args:
+        spec: a name of `NAMES`; `timm:NAME` (extra `timm`); `package.module:function`, which is
+            called with `classes` and returns an `nn.Module`; or the path of an .onnx file.
+        classes: how many classes it tells apart.
+        weights: a file for :func:`load_weights`; empty: the network stays as it was made.
+        example_shape: shape of the images (N, C, H, W) that it must be able to read.
+        mean: what a built-in or timm network subtracts from the images; default: as published.
+        std: what it then divides them by.
+        folder: where to look for a module that is not on Python's path, which it is added to.
+
+    Raises:
+        ValueError: there is no such network, its maker fails, the weights belong to another, or
+            it does not read such images and tell that many classes apart.
+    """
+    model: nn.Module
+    kind = recognise(spec)
+    if kind == "onnx":
+        from engine.models.onnx_graph import convert
+
+        if weights:
+            raise ValueError(f"{spec} brings its own weights: leave weights empty")
+        model = convert(Path(spec))
+    elif kind == "builtin":
+        model = build(spec, classes, mean=mean, std=std)
+    else:
+        from engine.models import foreign
+
+        if kind == "timm":
+            model = foreign.from_timm(spec.removeprefix(TIMM), classes, mean, std)
+        else:
+            model = foreign.from_factory(spec, classes, folder)
+    if weights:
+        load_weights(model, weights)
+    model.eval()
+    if example_shape is not None:
+        accept(model, spec, classes, example_shape)
+    return model
+
+
+def recognise(spec: str) -> str:
+    """Tell what a network is given by: "builtin", "timm", "factory" or "onnx".
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if spec.endswith(".onnx"):
+        return "onnx"
+    if spec.startswith(TIMM) and spec != TIMM:
+        return "timm"
+    if spec in NETWORKS:
+        return "builtin"
+    module, colon, function = spec.partition(":")
+    if colon and function.isidentifier() and all(p.isidentifier() for p in module.split(".")):
+        return "factory"
+    raise ValueError(
+        f"there is no network {spec!r}: choose one of {', '.join(NAMES)}, or give timm:NAME, "
+        "package.module:function or the path of an .onnx file"
     )
 
 
-def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
-    """Read a safetensors file into `model` and return it.
+def title(spec: str) -> str:
+    """Return a network's short name, fit for a file's: what comes after the colon, no suffix."""
+    return Path(spec).stem if spec.endswith(".onnx") else spec.rpartition(":")[2]
 
-    What a public checkpoint does not have (the normalisation, the fixed shortcuts) keeps its
-    value; everything else must be there and fit.
+
+def accept(model: nn.Module, spec: str, classes: int, shape: Sequence[int]) -> None:
+    """Refuse images that a network does not read, and a network with other classes.
+
+    Args:
+        model: the network, in evaluation mode.
+        spec: what it was loaded by, for the sentence.
+        classes: how many classes it must tell apart.
+        shape: shape of the images (N, C, H, W).
+
+    Raises:
+        ValueError: with a sentence.
+    """
+    import torch
+
+    images = f"images of {shape[3]}x{shape[2]} pixels and {shape[1]} channels"
+    if spec in NETWORKS and tuple(shape[2:]) != (NETWORKS[spec].size,) * 2:
+        size = NETWORKS[spec].size
+        raise ValueError(f"{spec} reads images of {size}x{size} pixels, and these are {images}")
+    try:
+        with torch.no_grad():
+            out = model(torch.zeros(*shape))
+    except Exception as error:
+        # Anybody's network: it may raise anything.
+        raise ValueError(f"{spec} does not run on {images}: {_first_line(error)}") from error
+    if not isinstance(out, torch.Tensor) or tuple(out.shape) != (shape[0], classes):
+        given = list(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ValueError(
+            f"{spec} gives {given} for {shape[0]} {images}: it must give one number for each of "
+            f"the {classes} classes, {[shape[0], classes]}"
+        )
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Read a checkpoint into `model` and return it: :func:`engine.models.checkpoints.read`.
 
     Raises:
         ValueError: the file is missing or unreadable, or belongs to another network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from engine.models import checkpoints
 
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
-    own = model.state_dict()
-    for name, tensor in tensors.items():
-        if name not in own:
-            raise ValueError(f"{path}: the network has no {name}: the weights are another's")
-        if own[name].shape != tensor.shape:
-            raise ValueError(
-                f"{path}: {name} is {list(tensor.shape)} in the file and "
-                f"{list(own[name].shape)} in the network: the weights are another's"
-            )
-    optional = (".shortcut.weight", "normalise.mean", "normalise.std", ".num_batches_tracked")
-    missing = [n for n in own if n not in tensors and not n.endswith(optional)]
-    if missing:
-        raise ValueError(f"{path}: {missing[0]} is missing from the file")
-    model.load_state_dict(tensors, strict=False)
-    return model
+    return checkpoints.fill(model, checkpoints.read(path), path)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,32 +10,13 @@ slicing and padding, tells a dependency graph which channel comes from which.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Normalise(nn.Module):
-    """Shifts and scales images to the range that the network was trained on.
-
-    A network owns its normalisation, so that it reads plain images (0 to 1) wherever it runs.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise images (N, C, H, W) between 0 and 1."""
-        return (images - self.mean) / self.std
+from engine.models.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalise, initialise
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -72,6 +53,8 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Three stages of `blocks` blocks each; depth 6 * blocks + 2."""
 
+    fixed_names: ClassVar = (".shortcut.weight",)
+
     def __init__(
         self,
         blocks: int,
@@ -88,9 +71,7 @@ class ResNet(nn.Module):
         self.layer2 = _stage(widths[0], widths[1], blocks, stride=2)
         self.layer3 = _stage(widths[1], widths[2], blocks, stride=2)
         self.linear = nn.Linear(widths[2], classes)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.requires_grad:
-                nn.init.kaiming_normal_(module.weight)
+        initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W) between 0 and 1 to logits (N, classes)."""
