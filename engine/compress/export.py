@@ -64,6 +64,19 @@ class _Folded:
     axis: int
 
 
+@dataclass(frozen=True)
+class _Moved:
+    """A tensor that the exporter wrote with its axes in another order or of another number."""
+
+    tensor: str
+    transposed: bool
+    """Whether the axes of a matrix are swapped."""
+    gone: tuple[int, ...]
+    """Axes of length 1 that were taken out."""
+    new: tuple[int, ...]
+    """Axes of length 1 that were put in then."""
+
+
 def export(
     model: nn.Module, example: Tensor, path: str | Path, tolerance: float = TOLERANCE
 ) -> Exported:
@@ -105,8 +118,9 @@ class Template:
         groups: Sequence[Group] = (),
         tolerance: float = TOLERANCE,
     ) -> None:
-        proto, self._folded = _convert(model, example)
-        self._skeleton, self._constants = _clean(proto, set(dict(_tensors(model))))
+        proto, self._folded, self._moved = _convert(model, example)
+        known = {*dict(_tensors(model)), *self._moved}
+        self._skeleton, self._constants = _clean(proto, known)
         variants = [model]
         if groups:
             third = Design(tuple(tuple(range(0, g.channels, 3)) for g in groups))
@@ -161,6 +175,11 @@ class Template:
                 scale, shift = _affine(folded, tensors)
                 bias = tensors[folded.bias] if folded.bias else 0.0
                 return (bias * scale + shift).astype(tensors[weight_name].dtype)
+        if name in self._moved:
+            moved = self._moved[name]
+            value = tensors[moved.tensor]
+            value = (value.T if moved.transposed else value).squeeze(moved.gone)
+            return np.expand_dims(value, moved.new)
         return tensors[name]
 
 
@@ -221,7 +240,9 @@ def _affine(
     return scale, shift
 
 
-def _convert(model: nn.Module, example: Tensor) -> tuple[onnx.ModelProto, dict[str, _Folded]]:
+def _convert(
+    model: nn.Module, example: Tensor
+) -> tuple[onnx.ModelProto, dict[str, _Folded], dict[str, _Moved]]:
     """Run torch's exporter on a copy whose tensors all differ, so that it merges none."""
     import torch
 
@@ -253,7 +274,8 @@ def _convert(model: nn.Module, example: Tensor) -> tuple[onnx.ModelProto, dict[s
         raise ValueError(f"torch cannot export the network: {first}") from error
     if program is None:
         raise ValueError("torch cannot export the network")
-    return program.model_proto, _folds(program.exported_program)
+    proto: onnx.ModelProto = program.model_proto
+    return proto, _folds(program.exported_program), _moves(proto, dict(_tensors(twin)))
 
 
 @contextmanager
@@ -304,6 +326,36 @@ def _folds(program: Any) -> dict[str, _Folded]:
         found[weight] = _Folded(
             bias, key(node.args[1]), key(node.args[2]), mean, variance, epsilon, axis
         )
+    return found
+
+
+def _moves(proto: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> dict[str, _Moved]:
+    """Find constants that hold a tensor's numbers in another shape: all tensors differ."""
+
+    def digest(value: NDArray[Any]) -> bytes:
+        return hashlib.sha256(value.tobytes()).digest()
+
+    known = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().numpy()
+        known[digest(value)] = name, False
+        if value.ndim == 2:
+            known.setdefault(digest(value.T), (name, True))
+    found = {}
+    for initializer in proto.graph.initializer:
+        if initializer.name in tensors or initializer.data_type != onnx.TensorProto.FLOAT:
+            continue
+        value = onnx.numpy_helper.to_array(initializer)
+        name, transposed = known.get(digest(value), ("", False))
+        if not name:
+            continue
+        shape = tensors[name].shape[::-1] if transposed else tensors[name].shape
+        gone, new = (
+            tuple(i for i, length in enumerate(lengths) if length == 1)
+            for lengths in (shape, value.shape)
+        )
+        if [n for n in shape if n != 1] == [n for n in value.shape if n != 1]:
+            found[initializer.name] = _Moved(name, transposed, gone, new)
     return found
 
 
