@@ -62,7 +62,8 @@ class Connection:
         self._served = False
         self._sessions = 0
         self._allowed = 0  # sessions at once; 0 while nobody knows
-        self._ended = threading.Condition()
+        self._counting = threading.Lock()
+        self._ended: threading.Condition | None = None  # made when somebody has to wait
 
     @property
     def alive(self) -> bool:
@@ -184,8 +185,9 @@ class Connection:
 
     def _reserve(self, cancelled: Callable[[], bool]) -> None:
         """Wait until a session more is allowed, as far as is known, and count it."""
-        with self._ended:
+        with self._counting:
             while 0 < self._allowed <= self._sessions and self.alive:
+                self._ended = self._ended or threading.Condition(self._counting)
                 self._ended.wait(0.25)
                 if cancelled():
                     raise Cancelled
@@ -193,9 +195,10 @@ class Connection:
 
     def _release(self) -> int:
         """Count a session less; return how many are left."""
-        with self._ended:
+        with self._counting:
             self._sessions -= 1
-            self._ended.notify_all()
+            if self._ended is not None:
+                self._ended.notify_all()
             return self._sessions
 
     def way_to(self, target: Target) -> Callable[[Deadline], Tunnel]:

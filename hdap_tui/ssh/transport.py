@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import paramiko
 
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import HostKey
+from hdap_tui.ssh.packets import Packets
 from hdap_tui.ssh.sockets import Deadline, open_socket
 from hdap_tui.ssh.target import Target
 from hdap_tui.text import clean
@@ -37,10 +41,96 @@ class ChannelRefused(paramiko.ChannelException):  # type: ignore[misc]
         self.said = said
 
 
-class FleetTransport(paramiko.Transport):  # type: ignore[misc]
-    """A transport that wakes up once a second while idle, not ten times, and sends fast."""
+class _Errands:
+    """What a transport's thread has done by the thread that waits for the handshake.
 
-    _active_check_timeout = 1.0
+    OpenSSL keeps its random numbers' state for each thread that used them, and key exchanges need
+    a deep stack: 17 kB that a connection would hold on to for as long as its thread lives.
+    """
+
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None]
+        self._asked = queue.SimpleQueue()
+        self._over = False
+        self._lock = threading.Lock()
+
+    def set(self) -> None:
+        """Take the handshake to be over, as paramiko says of an event."""
+        self._asked.put(None)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Have it done; when nobody waits any more, as in a later key exchange, do it here."""
+        done: Future[None] = Future()
+        with self._lock:
+            if not (over := self._over):
+                self._asked.put((work, done))
+        if over:
+            work()
+        else:
+            done.result()
+
+    def serve(self, deadline: Deadline) -> None:
+        """Do what is asked for until the handshake is over.
+
+        Raises:
+            Cancelled, TimeoutError: see `Deadline.check`.
+        """
+        try:
+            while True:
+                try:
+                    asked = self._asked.get(timeout=deadline.left(0.25))
+                except queue.Empty:
+                    deadline.check()
+                    continue
+                if asked is None:
+                    return
+                work, done = asked
+                try:
+                    work()
+                except Exception as error:
+                    done.set_exception(error)
+                else:
+                    done.set_result(None)
+        finally:
+            with self._lock:
+                self._over = True
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if left := self._asked.get_nowait():
+                        left[1].set_exception(EOFError())
+
+
+class _LentKex:
+    """A key exchange whose work is an errand."""
+
+    def __init__(self, kex: Any, errands: _Errands) -> None:
+        self._kex, self._errands = kex, errands
+        self.hash_algo = kex.hash_algo
+
+    def start_kex(self) -> None:
+        """Begin."""
+        self._errands.do(self._kex.start_kex)
+
+    def parse_next(self, kind: int, message: Any) -> None:
+        """Go on with what the server said."""
+        self._errands.do(partial(self._kex.parse_next, kind, message))
+
+
+class _Nobody:
+    """Waits for channels that a server opens."""
+
+    def notify(self) -> None:
+        """Tell nobody."""
+
+
+_here = threading.local()
+"""The number of the channel that a thread has asked for last."""
+
+
+class FleetTransport(paramiko.Transport):  # type: ignore[misc]
+    """A transport that hardly ever wakes up while idle, not ten times a second, and sends fast."""
+
+    _active_check_timeout = 5.0  # nothing waits for it: whoever hangs up wakes the thread
     _preferred_ciphers = (  # AES-GCM first: it sends a file nearly twice as fast
         "aes128-gcm@openssh.com",
         "aes256-gcm@openssh.com",
@@ -49,15 +139,26 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         "aes256-ctr",
     )
 
+    kex_engine: Any
     farewell = ""
     """What the server said when it hung up."""
 
     def __init__(self, sock: Any) -> None:
-        super().__init__(sock, disabled_algorithms=WEAK)
+        super().__init__(sock, disabled_algorithms=WEAK, packetizer_class=Packets)
         self.offered: dict[str, list[str]] = {}
         """The algorithms that the server offers."""
-        self._mine = threading.local()
+        self._errands: _Errands | None = _Errands()
         self._refused: dict[int, ChannelRefused] = {}
+
+    def shake_hands(self, deadline: Deadline) -> None:
+        """Agree on keys, or find that there is no way to; the heavy part is done in this thread.
+
+        Raises:
+            Cancelled, TimeoutError: see `Deadline.check`.
+        """
+        assert self._errands is not None
+        self.start_client(event=self._errands)
+        self._errands.serve(deadline)
 
     def ask(self, kind: str, limit_s: float, destination: tuple[str, int] | None = None) -> Any:
         """Open a channel.
@@ -69,7 +170,7 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         try:
             return self.open_channel(kind, destination, ("127.0.0.1", 0), timeout=limit_s)
         except paramiko.SSHException:
-            refusal = self._refused.pop(getattr(self._mine, "channel", -1), None)
+            refusal = self._refused.pop(getattr(_here, "channel", -1), None)
             if refusal is not None:
                 raise refusal from None
             raise
@@ -83,18 +184,18 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         self._send_user_message(message)
 
     def slim_down(self) -> None:
-        """Let go of what was only needed to get in: a seventh of what a connection takes."""
-        self.offered = {}
+        """Let go of what was only needed to get in: a fifth of what a connection takes."""
+        self.offered, self._errands = {}, None
         self.kex_engine = self.local_kex_init = self.remote_kex_init = None
         self.completion_event = self._latest_kex_init = self._remote_ext_info = None
         self.auth_handler.auth_event = self.auth_handler.private_key = None
-        self.packetizer._Packetizer__timer = None  # a thread that has ended
+        self.server_accept_cv = _Nobody()
 
     # paramiko keeps one error for all threads: two channels refused at once would be mixed up.
 
     def _next_channel(self) -> int:
         number: int = super()._next_channel()
-        self._mine.channel = number
+        _here.channel = number
         return number
 
     def _parse_channel_open_failure(self, message: Any) -> None:
@@ -109,6 +210,11 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         if not ignore_first_byte:  # else it is our own
             self.offered = parsed
         return parsed
+
+    def _parse_kex_init(self, message: Any) -> None:
+        super()._parse_kex_init(message)
+        if self._errands is not None:
+            self.kex_engine = _LentKex(self.kex_engine, self._errands)
 
     def _parse_debug(self, message: Any) -> None:
         """Leave unread what the server says for its own debugging."""
@@ -155,10 +261,8 @@ def handshake(
     ]
     if wanted:
         options.key_types = tuple(wanted)
-    done = threading.Event()
     try:
-        transport.start_client(event=done)
-        stage.wait(done)
+        transport.shake_hands(stage)
         if not transport.is_active():
             error = transport.get_exception() or EOFError()
             raise _no_common(error, transport, target.place, bool(wanted)) or error

@@ -249,13 +249,21 @@ def test_systems_without_the_options_still_connect(
 
 def test_paramiko_still_has_the_private_parts_that_are_used() -> None:
     assert paramiko.Transport._active_check_timeout == 0.1
-    assert FleetTransport._active_check_timeout == 1.0
+    assert FleetTransport._active_check_timeout == 5.0
     assert callable(paramiko.Transport._parse_disconnect)
     channel = paramiko.Channel(1)
     assert not channel.eof_received
     assert isinstance(channel.status_event, threading.Event)
     assert callable(channel.in_buffer.set_event)
     assert callable(channel.in_stderr_buffer.set_event)
+    for part in ("readline", "read_all", "start_handshake", "handshake_timed_out"):
+        assert callable(getattr(paramiko.packet.Packetizer, part))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = paramiko.Transport(ours)
+        assert {"kex_engine", "completion_event", "server_accept_cv"} <= vars(transport).keys()
+        assert callable(transport._parse_kex_init)
+        transport.close()
 
 
 # ---- logging in ---------------------------------------------------------------------------------
