@@ -38,7 +38,7 @@ NAMES: tuple[Name, ...] = (
     Name("dot_product", "dot product", "Whether it has Arm's 8-bit dot product.", "flag"),
     Name("cores", "cores", "Processors that are there.", "whole"),
     Name("cores_usable", "usable", "Processors that a process may use: affinity, quota.", "number"),
-    Name("memory_mb", "memory", "Memory in megabytes (2^20 bytes).", "whole", unit="MB"),
+    Name("memory_mb", "memory", "Memory, in units of 10^6 bytes.", "whole", unit="MB"),
     Name("bits", "bits", "Size of a pointer of its programs.", "whole"),
     Name("os", "system", "The distribution."),
     Name("kernel", "kernel", "Release of the kernel."),
@@ -55,7 +55,9 @@ NAMES: tuple[Name, ...] = (
     Name("sensors", "sensors", "Thermal zones and power rails.", "list"),
     Name("channel_multiple", "multiple", "Channels at whose multiples it is fastest.", "whole"),
     Name("channel_gain_percent", "worth", "What other widths cost more.", "number", True, "%"),
-    Name("disk_free_mb", "disk free", "Room in the home folder (2^20 bytes).", "whole", True, "MB"),
+    Name(
+        "disk_free_mb", "disk free", "Room in the home folder, in 10^6 bytes.", "whole", True, "MB"
+    ),
     Name("boot_id", "boot", "Changes with every start.", volatile=True),
     Name("uptime_s", "up", "Seconds since its start.", "number", True, "s"),
     Name("clock_offset_s", "clock", "Its clock minus this machine's.", "number", True, "s"),

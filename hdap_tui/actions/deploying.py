@@ -11,7 +11,7 @@ from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.deploy import Options, Plan, Report, Rollout, abort, back, plan, preview, resume
 from hdap_tui.deploy.preview import Seen
 from hdap_tui.deploy.taking_up import find
-from hdap_tui.errors import ExitCode, RefusedError, SettingsError, UserError
+from hdap_tui.errors import ExitCode, RefusedError, SettingsError
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import deployments, devices
@@ -49,6 +49,8 @@ def deploy(
         row = _named(context, model) if model else _latest(context)
         if select is None:
             chosen = _meant_for(context, row, chosen)
+        if all(measuring.deployed(name).digest == row.digest for name in chosen):
+            return _nothing_to_do(row, chosen)
         todo = plan(measuring, row, chosen, options)
         if dry_run:
             return _planned(context, todo, preview(measuring, todo))
@@ -56,6 +58,14 @@ def deploy(
             raise RefusedError(f"{row.name} was not deployed.")
         report = Rollout(measuring, todo).run()
     return reported(report, context)
+
+
+def _nothing_to_do(model: ModelRow, names: list[str]) -> Outcome:
+    """Return what is said where all is as it was asked for: that is done, and no failure."""
+    return Outcome(
+        data={"deployment": None, "model": model.name, "state": "finished", "runs_on": names},
+        text=f"{model.name} runs on {_devices(len(names))} already: there is nothing to do.",
+    )
 
 
 def resume_deployment(
@@ -172,10 +182,7 @@ def _devices(number: int) -> str:
 def _named(context: Context, word: str) -> ModelRow:
     if word.endswith(".onnx") or "/" in word:  # a file, as `bench` takes one
         return library.from_file(context.store, Path(word).expanduser())
-    try:
-        return table.find(context.store, word)
-    except UserError as error:
-        raise SettingsError(str(error)) from error
+    return table.find(context.store, word)
 
 
 def _latest(context: Context) -> ModelRow:
@@ -214,7 +221,11 @@ def _planned(context: Context, todo: Plan, seen: dict[str, Seen | DeviceError]) 
             }  # fmt: skip
         rows.append((str(stage), context.shown(name), runs, todo.model.name, push, note, hook))
         documents.append(document)
-    whole = all(isinstance(one, Seen) and not one.foreign for one in seen.values())
+    errors = [one for one in seen.values() if isinstance(one, DeviceError)]
+    foreign = any(isinstance(one, Seen) and one.foreign for one in seen.values())
+    code = ExitCode.PARTLY if errors or foreign else ExitCode.DONE
+    if errors and len(errors) == len(seen):
+        code = errors[0].exit_code
     return Outcome(
         data={
             "dry_run": True,
@@ -229,7 +240,7 @@ def _planned(context: Context, todo: Plan, seen: dict[str, Seen | DeviceError]) 
             ("stage", "device", "runs", "will run", "to send", "reachable", "hook"), tuple(rows)
         ),
         text="Nothing was changed.",
-        exit_code=ExitCode.DONE if whole else ExitCode.PARTLY,
+        exit_code=code,
     )
 
 

@@ -19,7 +19,7 @@ def find(store: Store, number: int | None) -> DeploymentRow:
 
     Raises:
         RefusedError: there is none, or the one of that number has ended.
-        StoreError: there is none of that number at all.
+        UnknownError: there is none of that number at all.
     """
     row = deployments.unfinished(store)
     if number is not None and (row is None or row.id != number):

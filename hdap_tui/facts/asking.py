@@ -95,7 +95,7 @@ def merged(seen: Facts, told: Mapping[str, Any]) -> Facts:
     own = dict(told)
     memory = own.get("memory_kb")
     if isinstance(memory, int) and not isinstance(memory, bool):
-        own["memory_mb"] = memory // 1024
+        own["memory_mb"] = memory * 1024 // 1_000_000
     found = checked(own)
     return {**found, **seen, **{name: found[name] for name in _FROM_RUNNER if name in found}}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hdap_tui.fact_names import Fact, Facts, checked
 from hdap_tui.facts import processors
 
-_MB = 1 << 20
+_MB = 1_000_000
 _NO_BOARD = ("to be filled", "system product name", "default string", "none", "not specified")
 """What makers leave in the firmware where a name should be."""
 _LINES, _CPUS = 4096, 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from hdap_tui.store.database import Store, StoreError
+from hdap_tui.store.database import Store, StoreError, UnknownError
 from hdap_tui.store.records import AlertEvent, AlertRow, Scope
 from hdap_tui.store.values import now
 from hdap_tui.text import clean
@@ -86,7 +86,7 @@ def acknowledge(store: Store, number: int, text: str = "") -> AlertRow:
     """Say that somebody looks after an alert.
 
     Raises:
-        StoreError: there is none of that number, or it has resolved.
+        UnknownError: there is none of that number, or it has resolved.
     """
     with store.write() as connection:
         alert = row(store, number)
@@ -107,7 +107,7 @@ def resolve(store: Store, number: int, reason: str) -> AlertRow:
     """Close an alert, and say why; one that has resolved already stays as it is.
 
     Raises:
-        StoreError: there is none of that number.
+        UnknownError: there is none of that number.
     """
     with store.write() as connection:
         if row(store, number).state != "resolved":
@@ -123,7 +123,7 @@ def note(store: Store, number: int, what: str, text: str = "") -> None:
     """Write a line into an alert's history: "job started", "sent", …
 
     Raises:
-        StoreError: there is none of that number.
+        UnknownError: there is none of that number.
     """
     with store.write():
         row(store, number)
@@ -134,11 +134,11 @@ def row(store: Store, number: int) -> AlertRow:
     """Return one alert.
 
     Raises:
-        StoreError: there is none of that number.
+        UnknownError: there is none of that number.
     """
     found = store.row("SELECT * FROM alerts WHERE id = ?", (number,))
     if found is None:
-        raise StoreError(f"there is no alert {number}; `hdap alerts` lists them.")
+        raise UnknownError(f'There is no alert {number}; "hdap alerts" lists them.')
     return _row(found)
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hdap_tui.errors import RefusedError, TimedOutError, UserError
+from hdap_tui.errors import ExitCode, RefusedError, TimedOutError, UserError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -33,6 +33,12 @@ Parameters = Sequence[Any] | Mapping[str, Any]
 
 class StoreError(UserError):
     """The database cannot be used."""
+
+
+class UnknownError(StoreError):
+    """Somebody named what the database has never heard of."""
+
+    exit_code = ExitCode.USAGE
 
 
 class DiskFullError(StoreError):

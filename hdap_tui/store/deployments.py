@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hdap_tui.store.database import Store, StoreError
+from hdap_tui.store.database import Store, StoreError, UnknownError
 from hdap_tui.store.devices import device_id
 from hdap_tui.store.records import (
     DeploymentDevice,
@@ -120,7 +120,7 @@ def kept_plan(store: Store, number: int) -> tuple[str, str, dict[str, Any]]:
     """Return what a later process needs to go on: the model's digest, the token, the options.
 
     Raises:
-        StoreError: there is none of that number.
+        UnknownError: there is none of that number.
     """
     found = store.row(
         """SELECT m.digest, p.token, p.options FROM deployments p
@@ -128,7 +128,7 @@ def kept_plan(store: Store, number: int) -> tuple[str, str, dict[str, Any]]:
         (number,),
     )
     if found is None:
-        raise StoreError(f"there is no deployment {number}.")
+        raise UnknownError(f'There is no deployment {number}; "hdap deployments" lists them.')
     return found["digest"], found["token"], json.loads(found["options"])
 
 
@@ -214,7 +214,7 @@ def finish(
     """Close a deployment, or change how it ended; what was proven stays without a new result.
 
     Raises:
-        StoreError: there is none of that number.
+        UnknownError: there is none of that number.
     """
     with store.write() as connection:
         connection.execute(
@@ -238,11 +238,11 @@ def row(store: Store, number: int) -> DeploymentRow:
     """Return one deployment.
 
     Raises:
-        StoreError: there is none of that number.
+        UnknownError: there is none of that number.
     """
     found = store.row(f"{_SELECT} WHERE p.id = ?", (number,))
     if found is None:
-        raise StoreError(f"there is no deployment {number}.")
+        raise UnknownError(f'There is no deployment {number}; "hdap deployments" lists them.')
     return _row(found)
 
 

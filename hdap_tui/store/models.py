@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from hdap_tui.store.database import Store, StoreError
+from hdap_tui.store.database import Store, StoreError, UnknownError
 from hdap_tui.store.records import ModelRow
 from hdap_tui.store.values import now
 from hdap_tui.text import clean
@@ -98,7 +98,7 @@ def find(store: Store, word: str) -> ModelRow:
     """Return the model that a person means by a name, or by a digest or its beginning.
 
     Raises:
-        StoreError: there is none, or the beginning fits several.
+        UnknownError: there is none, or the beginning fits several.
     """
     named = by_name(store, word)
     if named is not None:
@@ -109,14 +109,14 @@ def find(store: Store, word: str) -> ModelRow:
             return fitting[0]
         if fitting:
             several = ", ".join(row.name for row in fitting)
-            raise StoreError(f'"{word}" is the beginning of several digests: {several}.')
+            raise UnknownError(f'"{word}" is the beginning of several digests: {several}.')
     names = [row.name for row in rows(store)]
     close = get_close_matches(word, names, n=1)
     if close:
         hint = f'did you mean "{close[0]}"?'
     else:
         hint = f"known: {', '.join(names[:12])}." if names else "there is none yet."
-    raise StoreError(f'no model is called "{clean(word, 80)}"; {hint}')
+    raise UnknownError(f'no model is called "{clean(word, 80)}"; {hint}')
 
 
 def lineage(store: Store, digest: str) -> tuple[ModelRow, ...]:

@@ -125,7 +125,7 @@ def test_a_raspberry_pi_is_known_by_its_cores(tmp_path: Path, shell: str) -> Non
     assert facts["isa"] == ["asimd", "asimdhp", "asimddp"]
     assert (facts["dot_product"], facts["vnni"]) == (True, False)
     assert (facts["cores"], facts["cores_usable"]) == (4, 4)
-    assert facts["memory_mb"] == 8051
+    assert facts["memory_mb"] == 8442
     assert facts["governor"] == "ondemand"
     assert facts["sensors"] == ["PMIC", "chip rp1_adc", "zone cpu-thermal"]
     assert facts["boot_id"] == "11111111-2222-3333-4444-555555555555"

@@ -188,9 +188,13 @@ def test_a_faster_model_goes_to_every_device_is_proven_and_can_be_taken_back(
     fast = {m["name"]: m["digest"] for m in hdap("models")[1]["models"]}["fast"]
     assert [link(site, d, "current") for d in ("edge-01", "edge-02", "edge-03")] == [fast] * 3
     assert {d["model"] for d in hdap("devices")[1]["devices"]} == {"fast"}
-    again, _, said = hdap("deploy", "fast", "--yes")
-    assert again == ExitCode.FAILED
-    assert "already" in said
+    again, nothing, _ = hdap("deploy", "fast", "--yes")
+    assert again == ExitCode.DONE
+    assert (nothing["deployment"], nothing["state"]) == (None, "finished")
+    assert nothing["runs_on"] == ["edge-01", "edge-02", "edge-03"]
+    unknown, _, said = hdap("deployments", "show", "99")
+    assert unknown == ExitCode.USAGE
+    assert 'There is no deployment 99; "hdap deployments" lists them.' in said
 
     status, back, _ = hdap("rollback", "--yes")
     assert status == ExitCode.DONE

@@ -587,7 +587,7 @@ def test_firing_alerts_come_before_acknowledged_ones(store: Store) -> None:
 
 
 def test_an_alert_that_is_not_there_or_over_is_one_sentence(store: Store) -> None:
-    with pytest.raises(StoreError, match="there is no alert 7"):
+    with pytest.raises(StoreError, match="There is no alert 7"):
         alerts.acknowledge(store, 7)
     alert, _ = fire(store)
     alerts.resolve(store, alert.id, "done")
@@ -664,7 +664,7 @@ def test_a_deployment_of_nothing_known_is_one_sentence(store: Store) -> None:
     with pytest.raises(StoreError, match="knows no device"):
         deployments.begin(store, OLD, ["a", "zz"])
     assert deployments.rows(store) == ()
-    with pytest.raises(StoreError, match="there is no deployment 5"):
+    with pytest.raises(StoreError, match="There is no deployment 5"):
         deployments.finish(store, 5, "failed")
     number = deployments.begin(store, OLD, ["a"])
     with pytest.raises(StoreError, match='has no device "b"'):
