@@ -373,8 +373,14 @@ class Visit:
     # -- the end
 
     def _give_up(self, error: DeviceError) -> None:
-        """End what may still run, unless the device has just shown that it cannot be asked."""
-        if not error.transient or isinstance(error, _OverdueError):
+        """End what may still run; a device that cannot be asked any more is left alone.
+
+        What runs there ends with its lease, and another visit removes its folder.
+        """
+        gone = error.transient and not isinstance(error, _OverdueError)
+        if gone or error.kept_out:
+            self._job, self._brought = None, ()
+        else:
             self._end_job(ask_first=True)
 
     def _end_job(self, ask_first: bool = False) -> None:

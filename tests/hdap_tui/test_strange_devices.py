@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,6 +126,21 @@ def test_a_device_of_a_strange_make_is_measured_or_told_apart_and_costs_only_its
 
 
 @pytest.fixture
+def given_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """When a device was said to have failed."""
+    found: dict[str, float] = {}
+    said = Stages.say
+
+    def say(stages: Stages, device: str, stage: str) -> None:
+        if stage.startswith("failed"):
+            found[device] = time.monotonic()
+        said(stages, device, stage)
+
+    monkeypatch.setattr(Stages, "say", say)
+    return found
+
+
+@pytest.fixture
 def at_timing(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Callable[[], None]]]:
     """What happens, by device, as soon as something is being timed on it."""
     planned: dict[str, Callable[[], None]] = {}
@@ -143,7 +159,7 @@ def at_timing(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Callable[[]
 
 def test_devices_that_go_down_in_the_middle_cost_only_themselves(
     make_sshds: Callable[..., list[Sshd]], tmp_path: Path,
-    at_timing: dict[str, Callable[[], None]],
+    at_timing: dict[str, Callable[[], None]], given_up: dict[str, float],
 ) -> None:  # fmt: skip
     servers = make_sshds(5, name="weak")
     rebooted, crashed, cut, dead, well = servers
@@ -168,9 +184,11 @@ def test_devices_that_go_down_in_the_middle_cost_only_themselves(
     )
     with nothing_left(servers=[rebooted, crashed, cut, well], state=load(file).state_dir):
         ended = hdap(file, "bench", "tiny")
+        over = time.monotonic()
         for timer in afterwards:
             timer.join()
 
+    assert over - given_up[dead.name] < 2.5  # gone is gone: it is not asked once more
     dead.thaw()
     shown = listed(file)
     assert errors(ended) == {
