@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from engine.compress.designs import Design, Precision, choose, compose, validate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from engine.compress.prune import Pruner
 
 __all__ = [
     "Design", "Group", "Precision", "Slice", "check", "choose", "compose", "faults", "from_json",
@@ -217,6 +220,8 @@ def faults(
     """
     import torch
 
+    from engine.compress.prune import Pruner
+
     twin = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -226,9 +231,21 @@ def faults(
             parameter.add_(0.1 * scale * shake)
     found: dict[str, str] = {}
     for group in groups:
-        if group.channels > 1 and (fault := _fault(twin, groups, {group.name}, example, tolerance)):
+        try:
+            Pruner(twin, [group])
+        except ValueError as error:
+            found[group.name] = f"the pruned network does not run ({error})"
+    if found:
+        return found
+    pruner = Pruner(twin, groups)
+
+    def broken(names: set[str]) -> str:
+        return _fault(twin, pruner, groups, names, example, tolerance)
+
+    for group in groups:
+        if group.channels > 1 and (fault := broken({group.name})):
             found[group.name] = fault
-    if not found and (fault := _fault(twin, groups, {g.name for g in groups}, example, tolerance)):
+    if not found and (fault := broken({group.name for group in groups})):
         found["all groups together"] = fault
     return found
 
@@ -246,11 +263,14 @@ def check(
 
 
 def _fault(
-    model: nn.Module, groups: Sequence[Group], names: set[str], example: Tensor, tolerance: float
+    model: nn.Module,
+    pruner: Pruner,
+    groups: Sequence[Group],
+    names: set[str],
+    example: Tensor,
+    tolerance: float,
 ) -> str:
     import torch
-
-    from engine.compress.prune import prune
 
     every_third = Design(
         tuple(
@@ -258,30 +278,40 @@ def _fault(
             for g in groups
         )
     )
-    masked = copy.deepcopy(model)
-    tensors = {**dict(masked.named_parameters()), **dict(masked.named_buffers())}
+    cut = [group for group in groups if group.name in names and group.channels > 1]
     with torch.no_grad():
         try:
-            for group in groups:
-                if group.name in names and group.channels > 1:
-                    _zero(tensors, group)
-            expected = masked(example)
-            actual = prune(model, groups, every_third)(example)
+            actual = pruner.reuse(every_third)(example)
+            with _masked(model, cut):
+                expected = model(example)
         except (RuntimeError, ValueError, IndexError) as error:
             return f"the pruned network does not run ({str(error).splitlines()[0]})"
+    if actual.shape != expected.shape:
+        return f"the pruned network answers {tuple(actual.shape)}, not {tuple(expected.shape)}"
     apart = float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if apart <= tolerance:
         return ""
     return f"pruned and masked outputs differ by {100 * apart:.2g} %"
 
 
-def _zero(tensors: dict[str, Tensor], group: Group) -> None:
-    """Zero what makes every third channel."""
-    for cut in group.slices:
-        if cut.reads or cut.tensor.endswith(("running_mean", "running_var")):
-            continue
-        entries = [e for c in range(0, group.channels, 3) for e in cut.index[c]]
-        tensors[cut.tensor].movedim(cut.axis, 0)[entries] = 0
+@contextmanager
+def _masked(model: nn.Module, groups: Sequence[Group]) -> Iterator[None]:
+    """Zero what makes every third channel, and put it back at the end."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    whole: dict[str, Tensor] = {}
+    for group in groups:
+        for cut in group.slices:
+            if cut.reads or cut.tensor.endswith(("running_mean", "running_var")):
+                continue
+            tensor = tensors[cut.tensor]
+            whole.setdefault(cut.tensor, tensor.detach().clone())
+            entries = [e for c in range(0, group.channels, 3) for e in cut.index[c]]
+            tensor.movedim(cut.axis, 0)[entries] = 0
+    try:
+        yield
+    finally:
+        for name, tensor in whole.items():
+            tensors[name].copy_(tensor)
 
 
 def importance(

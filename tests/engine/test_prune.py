@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engine import models
 from engine.compress.groups import Design, Group, choose, compose, importance, trace, whole
-from engine.compress.prune import prune
+from engine.compress.prune import Pruner, prune
 
 
 def _random_design(groups: tuple[Group, ...], seed: int) -> Design:
@@ -142,3 +142,30 @@ def test_groups_of_another_network_are_refused(
         prune(narrow, resnet_groups, design)
     with pytest.raises(ValueError, match="made for another network"):
         prune(resnet, resnet_groups[:5], design)
+
+
+def test_one_pruner_builds_many_networks_alike_and_leaves_the_original(
+    resnet: nn.Module, resnet_groups: tuple[Group, ...], example: Tensor
+) -> None:
+    before = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
+    pruner = Pruner(resnet, resnet_groups)
+    for seed in (1, 2, 3):
+        design = _random_design(resnet_groups, seed)
+        with torch.no_grad():
+            reused = pruner.reuse(design)(example)
+            assert torch.equal(reused, prune(resnet, resnet_groups, design)(example))
+    with torch.no_grad():
+        assert torch.equal(pruner.reuse(whole(resnet_groups))(example), resnet(example))
+    assert all(torch.equal(before[n], t) for n, t in resnet.state_dict().items())
+
+
+def test_a_depthwise_convolution_grows_again_from_a_single_channel() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8 * 4, 2)
+    )
+    x = torch.rand(1, 3, 4, 4)
+    pruner = Pruner(model, trace(model, x))
+    for kept in ((5,), (0, 3, 6), tuple(range(8))):
+        pruned = pruner.reuse(Design((kept,)))
+        assert torch.equal(pruned(x), pruner.copy(Design((kept,)))(x))
+    assert torch.equal(pruned(x), model(x))
