@@ -68,7 +68,10 @@ def make_key(path: Path) -> str:
 
 @contextmanager
 def real(count: int, folder: Path | None = None) -> Iterator[list[Target]]:
-    """Start that many OpenSSH servers, each with a key and a home of its own."""
+    """Start that many OpenSSH servers, each with a key and a home of its own.
+
+    Where we are root, their user's shell is /bin/sh.
+    """
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"
     if not os.path.exists(sshd):
         raise SystemExit("OpenSSH's server is not installed")
@@ -77,13 +80,14 @@ def real(count: int, folder: Path | None = None) -> Iterator[list[Target]]:
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
         base = Path(name)
         make_key(base / "id")
+        plain = _with_plain_shell(base / "passwd")
         targets, started, lines = [], [], []
         try:
             for number, port in enumerate(free_ports(count)):
                 home = base / str(number)
                 home.mkdir()
                 lines.append(f"[{HOST}]:{port} {make_key(home / 'host_key')}")
-                started.append(_sshd(sshd, base, home, port))
+                started.append(_sshd([*plain, sshd], base, home, port))
                 targets.append(
                     Target(
                         name=f"sshd-{number:04d}", host=HOST, port=port, user=getpass.getuser(),
@@ -97,7 +101,27 @@ def real(count: int, folder: Path | None = None) -> Iterator[list[Target]]:
             _end(started)
 
 
-def _sshd(program: str, base: Path, home: Path, port: int) -> subprocess.Popen[bytes]:
+def _with_plain_shell(passwd: Path) -> list[str]:
+    """Return what starts a program for which our user's login shell is /bin/sh, as on a device.
+
+    bash takes half a millisecond more to start, which is a quarter of what a command takes. The
+    list of users is another for that program only; empty where that cannot be done.
+    """
+    lines = []
+    for line in Path("/etc/passwd").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        own = name == getpass.getuser()
+        lines.append(f"{name}:{rest.rpartition(':')[0]}:/bin/sh" if own else line)
+    passwd.write_text("\n".join(lines) + "\n")
+    script = 'mount --bind "$0" /etc/passwd && exec "$@"'
+    start = ["unshare", "--mount", "sh", "-c", script, str(passwd)]
+    if os.geteuid() or not shutil.which("unshare"):
+        return []
+    tried = subprocess.run([*start, "true"], check=False, capture_output=True)
+    return [] if tried.returncode else start
+
+
+def _sshd(program: Sequence[str], base: Path, home: Path, port: int) -> subprocess.Popen[bytes]:
     config = home / "sshd_config"
     config.write_text(
         f"Port {port}\nListenAddress {HOST}\nHostKey {home}/host_key\nPidFile none\n"
@@ -106,7 +130,7 @@ def _sshd(program: str, base: Path, home: Path, port: int) -> subprocess.Popen[b
         f"MaxSessions 64\nLogLevel ERROR\nSubsystem sftp internal-sftp -d {home}\n"
         f"SetEnv HOME={home}\n"
     )
-    return _tied([program, "-D", "-e", "-f", str(config)], stderr=subprocess.DEVNULL)
+    return _tied([*program, "-D", "-e", "-f", str(config)], stderr=subprocess.DEVNULL)
 
 
 def _tied(command: Sequence[str], **options: int | None) -> subprocess.Popen[bytes]:
