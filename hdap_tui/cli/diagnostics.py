@@ -120,12 +120,13 @@ class ProgressBar:
             self._paused, live = True, self._live
         if live is not None:
             live.stop()
+            self._live = None  # one that is started again would wipe what was said meanwhile
         try:
             yield
         finally:
             self._paused = False
             if live is not None:
-                live.start()
+                self._show()
 
     def _say(self, text: str) -> None:
         if self._live is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,6 +26,14 @@ class Report:
     """Devices that run their old model again."""
     stopped: str = ""
     """Why the later stages were left out."""
+
+    def so_far(self, names: Sequence[str]) -> str:
+        """Return in a sentence what a stage brought to its devices."""
+        gains = [self.comparisons[name].speedup for name in names if name in self.comparisons]
+        failed = sum(name in self.errors for name in names)
+        devices = "1 device" if len(names) == 1 else f"{len(names)} devices"
+        said = f"the stage before: {devices}, {failed} failed"
+        return f"{said}, speed-up {min(gains):.2f}x to {max(gains):.2f}x" if gains else said
 
 
 def verdict_of(report: Report, name: str) -> str:

@@ -289,6 +289,7 @@ class Rollout:
                 return False
             time.sleep(min(0.2, left))
         if options.ask:
+            self.context.reporter.noted("deploy", self.report.so_far(self.plan.stages[index - 2]))
             touched = [self.context.shown(name) for name in stage]
             question = f"Go on with stage {index} of {len(self.plan.stages)}?"
             if not self.context.confirm(question, touched):

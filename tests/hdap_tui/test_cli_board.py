@@ -153,6 +153,7 @@ with ProgressBar(live="json" not in sys.argv, shown=lambda d: d + " (emulated)")
     reporter.noted("bench", "edge-2 does not answer")
     with bar.paused():
         print("question", file=sys.stderr, flush=True)
+    time.sleep(0.6)
     print("data")
 """
 
@@ -187,7 +188,10 @@ def test_on_a_terminal_bar_and_stages_are_drawn_and_the_data_stays_alone() -> No
     assert "timing 1" in shown
     assert "edge-1 (emulated)" in shown
     assert "edge-2 does not answer" in shown
-    assert "question" in shown
+    said, after = shown.split("question\r\n")
+    assert "bench 0/2" in after
+    assert "\x1b[1A" in said  # where a picture was, it is drawn over
+    assert "\x1b[1A" not in after.partition("bench 0/2")[0]  # and the question stays
 
 
 def test_without_colour_none_is_written() -> None:
