@@ -11,7 +11,7 @@ from typing import Any
 
 from paramiko.packet import NeedRekeyException, Packetizer
 
-_READ = 1024
+_READ = 512
 """Bytes read ahead: a few short packets. A thread that waits holds on to that much memory."""
 _BANNER_LIMIT = 65536
 """Bytes in which a server must have said which version it is."""

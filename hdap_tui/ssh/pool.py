@@ -42,13 +42,15 @@ class _Gate:
 
     def __init__(self, allowed: int) -> None:
         self._allowed, self._inside = allowed, 0
-        self._left = threading.Condition()
+        self._counting = threading.Lock()
+        self._left: threading.Condition | None = None  # made when somebody has to wait
 
     @contextlib.contextmanager
     def held(self, deadline: Deadline) -> Iterator[None]:
         """Be one of them; waiting for that does not count. A busy server gets fewer at once."""
-        with deadline.paused(), self._left:
+        with deadline.paused(), self._counting:
             while self._inside >= self._allowed:
+                self._left = self._left or threading.Condition(self._counting)
                 self._left.wait(0.25)
                 if deadline.cancelled():
                     raise Cancelled
@@ -60,9 +62,10 @@ class _Gate:
                 self._allowed = max(1, self._allowed // 2)
             raise
         finally:
-            with self._left:
+            with self._counting:
                 self._inside -= 1
-                self._left.notify_all()
+                if self._left is not None:
+                    self._left.notify_all()
 
 
 @dataclass

@@ -25,6 +25,8 @@ WEAK = {
     "macs": ["hmac-sha1", "hmac-sha1-96", "hmac-md5", "hmac-md5-96"],
 }
 """Algorithms that paramiko still offers and that are not to be used."""
+_taken: dict[tuple[tuple[str, ...], str], tuple[str, ...]] = {}
+"""Which of some algorithms are used, by their names and what they are for."""
 _LISTS = {
     "host key": ("server_key_algo_list", "host keys"),
     "kex": ("kex_algo_list", "key exchanges"),
@@ -188,6 +190,7 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         self.offered, self._errands = {}, None
         self.kex_engine = self.local_kex_init = self.remote_kex_init = None
         self.completion_event = self._latest_kex_init = self._remote_ext_info = None
+        self.host_key = None
         self.auth_handler.auth_event = self.auth_handler.private_key = None
         self.server_accept_cv = _Nobody()
 
@@ -215,6 +218,13 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         super()._parse_kex_init(message)
         if self._errands is not None:
             self.kex_engine = _LentKex(self.kex_engine, self._errands)
+
+    def _filter_algorithm(self, kind: str) -> tuple[str, ...]:
+        """Filter once what paramiko filters sixteen times for each connection."""
+        wanted = tuple(getattr(self, f"_preferred_{kind}"))
+        if (wanted, kind) not in _taken:
+            _taken[wanted, kind] = tuple(n for n in wanted if n not in WEAK.get(kind, ()))
+        return _taken[wanted, kind]
 
     def _parse_debug(self, message: Any) -> None:
         """Leave unread what the server says for its own debugging."""

@@ -263,6 +263,8 @@ def test_paramiko_still_has_the_private_parts_that_are_used() -> None:
         transport = paramiko.Transport(ours)
         assert {"kex_engine", "completion_event", "server_accept_cv"} <= vars(transport).keys()
         assert callable(transport._parse_kex_init)
+        assert "aes128-cbc" in transport._filter_algorithm("ciphers")
+        assert "aes128-cbc" not in FleetTransport(ours).preferred_ciphers
         transport.close()
 
 
