@@ -255,13 +255,14 @@ class AuthorsNCS(NCS):
     """The search as the code of HDAP's authors does it, for comparison only.
 
     Four things differ from the paper: fitness is normalised without taking f_min off, so that
-    nearly every offspring is accepted, infeasible ones too; lambda's deviation falls to 0 within
-    ten iterations and grows from then on; an offspring is held against the other offspring; and
-    what steps out of the box is clipped.
+    values close together weigh the same, infeasible ones too; lambda's deviation falls to 0
+    within a tenth of the run (HDAP's 10th generation of 100) and grows to 0.9 from then on, so
+    that accepting becomes chance; an offspring is held against the other offspring; and what
+    steps out of the box is clipped.
     """
 
     def _deviation(self, t: int) -> float:
-        return abs(0.1 - 0.1 * t / 10)
+        return abs(0.1 - t / (self._evaluations_allowed / self._n))
 
     def _inside(self, x: Array) -> Array:
         return np.clip(x, 0.0, 1.0)
