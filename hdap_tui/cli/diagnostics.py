@@ -81,7 +81,9 @@ class ProgressBar:
         self._terminal = live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._live: Live | None = None
         self._paused = False
-        self._lock, self._beginning = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._drawing = threading.RLock()  # two that draw at once would leave lines behind
+        self._ended = threading.Event()
         self._last = 0.0
 
     def __enter__(self) -> Self:
@@ -93,8 +95,7 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._hide()
 
     def __call__(self, event: AnyEvent) -> None:
         """Take in one event and show what changed."""
@@ -116,25 +117,24 @@ class ProgressBar:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the terminal to somebody else for a while."""
-        with self._beginning:
-            self._paused, live = True, self._live
-        if live is not None:
-            live.stop()
-            self._live = None  # one that is started again would wipe what was said meanwhile
+        with self._drawing:
+            self._paused = True
+            drawn = self._hide()
         try:
             yield
         finally:
             self._paused = False
-            if live is not None:
+            if drawn:
                 self._show()
 
     def _say(self, text: str) -> None:
-        if self._live is None:
-            note(text)
-        else:
-            from rich.text import Text
+        with self._drawing:
+            if self._live is None:
+                note(text)
+            else:
+                from rich.text import Text
 
-            self._live.console.print(Text(text))
+                self._live.console.print(Text(text))
 
     def _summary(self) -> str:
         step = self.progress.steps.get(self.progress.step)
@@ -149,7 +149,7 @@ class ProgressBar:
         """Begin to draw; from then on a thread does, a few times a second."""
         if not self._terminal or self._live is not None:
             return
-        with self._beginning:
+        with self._drawing:
             if self._live is not None or self._paused:
                 return
             from rich.console import Console
@@ -158,12 +158,34 @@ class ProgressBar:
             console = Console(stderr=True)
             self._live = Live(
                 console=console,
-                refresh_per_second=self.refreshes,
+                auto_refresh=False,
                 transient=True,
                 redirect_stdout=False,
                 get_renderable=lambda: self._picture(console),
             )
-            self._live.start()
+            self._live.start(refresh=True)
+            self._ended = threading.Event()
+            threading.Thread(
+                target=self._redraw, args=(self._live, self._ended), name="progress", daemon=True
+            ).start()
+
+    def _redraw(self, live: Live, ended: threading.Event) -> None:
+        while not ended.wait(1 / self.refreshes):
+            with self._drawing:
+                if not ended.is_set():
+                    live.refresh()
+
+    def _hide(self) -> bool:
+        """Wipe what is drawn; return whether there was anything.
+
+        The same picture is not begun again: it would wipe what was said meanwhile.
+        """
+        with self._drawing:
+            live, self._live = self._live, None
+            self._ended.set()
+            if live is not None:
+                live.stop()
+        return live is not None
 
     def _picture(self, console: Console) -> RenderableType:
         from rich.console import Group
