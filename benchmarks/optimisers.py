@@ -76,6 +76,7 @@ class Problem:
             labels,
             options.folder / f"{kind}-accuracies.jsonl",
             1,
+            mixed=options.bf16,
         )
         self._fitness = Fitness(options.alpha, options.penalty)
         self._whole = float(self._surrogate.predict([channels])[0])

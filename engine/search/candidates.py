@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.compress.designs import Design
+from engine import accelerator
+from engine.search.executors import lost
 from engine.search.measurements import Cancelled
 from engine.search.objective import Penalty
+from engine.search.scoring import Scorer, Ticket, at_widths, pack, score
 from engine.search.space import Widths
+
+__all__ = ["Accuracies", "at_widths", "fitness"]
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,18 +30,7 @@ if TYPE_CHECKING:
     from engine.compress.groups import Group
 
 Array = NDArray[np.float64]
-_BATCH = 32  # larger ones leave the processor's cache
-_STATISTICS_BATCH = 96  # images that a batch norm's statistics need
-
-
-def at_widths(scores: Sequence[NDArray[np.float64]], widths: Widths) -> Design:
-    """Return the design that keeps each group's highest-scored channels, that many of them."""
-    return Design(
-        tuple(
-            tuple(sorted(int(c) for c in np.argsort(-score, kind="stable")[:width]))
-            for score, width in zip(scores, widths, strict=True)
-        )
-    )
+_POLL_S = 0.2  # how soon a wish to stop is heard
 
 
 def fitness(latency: Array, accuracy: Array, alpha: float, penalty: Penalty) -> Array:
@@ -72,8 +67,10 @@ class Accuracies:
         round_: which outer iteration they belong to.
         reestimate: whether a candidate's batch norms take their statistics from these images
             (in the same pass) in place of those of the network that it was cut from.
-        workers: candidates estimated at once, each on one thread.
+        executor: scores several candidates at once (`executors.opened`); None: one by one, here.
         cancelled: asked before each candidate.
+        mixed: compute in bfloat16 where the device has it, unless that costs the unpruned network
+            more than one point of accuracy.
     """
 
     def __init__(
@@ -86,19 +83,23 @@ class Accuracies:
         path: Path,
         round_: int,
         reestimate: bool = True,
-        workers: int = 1,
+        executor: Executor | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        mixed: bool = True,
     ) -> None:
-        self._model, self._groups, self._scores = model, groups, scores
-        self._images, self._labels = images, labels
+        self._what = (model, groups, scores, images, labels, reestimate)
+        self._whole = tuple(len(score) for score in scores)
+        self._room = max(0.01, 1 / max(1, len(images)))
         self._path, self._round = path, round_
-        self._reestimate, self._workers, self._cancelled = reestimate, workers, cancelled
+        self._executor, self._cancelled, self._mixed = executor, cancelled, mixed
         self._known = _read(path, round_)
 
     def seconds(self, widths: Widths) -> float:
-        """Estimate a design once more and return how long that takes."""
+        """Estimate a design once more, here, and return how long that takes."""
+        scorer = self._scorer
         begun = time.perf_counter()
-        self._estimate(widths)
+        with _one_thread():
+            scorer(widths)
         return time.perf_counter() - begun
 
     def __call__(self, designs: Sequence[Widths]) -> Array:
@@ -106,32 +107,71 @@ class Accuracies:
 
         Raises:
             Cancelled: somebody asked to stop.
+            ValueError: the executor's workers are gone, and new ones as well.
         """
         new = [widths for widths in dict.fromkeys(designs) if widths not in self._known]
-        if new:
-            if self._workers > 1 and len(new) > 1:
-                with ThreadPoolExecutor(min(self._workers, len(new))) as pool:
-                    found = list(pool.map(self._estimate, new))
-            else:
-                found = [self._estimate(widths) for widths in new]
-            self._save(dict(zip(new, found, strict=True)))
+        if new and self._executor is not None:
+            self._spread(new, self._executor)
+        elif new:
+            self._save({widths: self._estimate(widths) for widths in new})
         return np.array([self._known[widths] for widths in designs])
 
     def _estimate(self, widths: Widths) -> float:
-        import torch
-
-        from engine.compress.finetune import accuracy
-        from engine.compress.prune import prune
-
         if self._cancelled():
             raise Cancelled
-        candidate = prune(self._model, self._groups, at_widths(self._scores, widths))
-        candidate = candidate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self._reestimate:
-            return accuracy_by_batch_statistics(candidate, self._images, self._labels)
-        return accuracy(candidate, self._images, self._labels, _BATCH)
+        with _one_thread():
+            return self._scorer(widths)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        plain = Scorer(*self._what)
+        if not self._mixed or not accelerator.has_bfloat16(accelerator.device()):
+            return plain
+        rough = Scorer(*self._what, bf16=True)
+        with _one_thread():
+            apart = abs(rough(self._whole) - plain(self._whole))
+        return rough if apart <= self._room else plain
+
+    @cached_property
+    def _packed(self) -> tuple[Ticket, bytes]:
+        return pack(self._scorer, self._path.with_name("scorer.pickle"))
+
+    def _spread(self, new: Sequence[Widths], executor: Executor) -> None:
+        """Score candidates through the executor, with new workers once if some were killed."""
+        try:
+            self._gather(new, executor)
+        except lost() as error:
+            renew = getattr(executor, "renew", None)
+            try:
+                if renew is None:
+                    raise
+                renew()
+                self._gather([widths for widths in new if widths not in self._known], executor)
+            except lost():
+                raise ValueError(
+                    "workers that score candidates were killed or lost (out of memory?): what they "
+                    "had scored is kept; go on with fewer workers"
+                ) from error
+
+    def _gather(self, new: Sequence[Widths], executor: Executor) -> None:
+        ticket, content = self._packed
+        pending = {executor.submit(score, ticket, widths): widths for widths in new}
+        try:
+            while pending:
+                if self._cancelled():
+                    raise Cancelled
+                done, _ = wait(pending, _POLL_S, FIRST_COMPLETED)
+                found = {pending.pop(future): future.result() for future in done}
+                for widths in (widths for widths, value in found.items() if value is None):
+                    pending[executor.submit(score, ticket, widths, content)] = widths
+                self._save({w: value for w, value in found.items() if value is not None})
+        finally:
+            for future in pending:
+                future.cancel()
 
     def _save(self, found: Mapping[Widths, float]) -> None:
+        if not found:
+            return
         self._known.update(found)
         with self._path.open("a", encoding="utf-8") as file:
             for widths, value in found.items():
@@ -141,28 +181,17 @@ class Accuracies:
             os.fsync(file.fileno())
 
 
-def accuracy_by_batch_statistics(
-    model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> float:
-    """Return the accuracy, 0 to 1, with batch norms that normalise by the images at hand.
-
-    A pruned network's own statistics are those of another one, and hide what its channels can
-    still do. One pass, against the two of measuring the statistics anew and then evaluating,
-    with much the same answer. The model's batch norms are left in training mode.
-    """
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A worker has one thread: here the same, for the same bits."""
     import torch
-    from torch import nn
 
-    for module in model.eval().modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()
-            module.momentum = 0.0
-    right, parts = 0, max(1, round(len(images) / _STATISTICS_BATCH))
-    with torch.no_grad():
-        for part in np.array_split(np.arange(len(images)), parts):
-            logits = model(torch.from_numpy(images[part]).float() / 255)
-            right += int((logits.argmax(1).numpy() == labels[part]).sum())
-    return right / len(images)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _read(path: Path, round_: int) -> dict[Widths, float]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.events import Reporter, silent
 from engine.files import write
-from engine.search.hdap import Loop, Result, one_thread
+from engine.search.hdap import Loop, Result, one_thread, scorers
 from engine.search.objective import FleetLatency
 from engine.search.outer import Search
 
@@ -98,8 +98,10 @@ def compress(
     reporter = reporter or silent()
     common = (network, groups, dataset)
     everyone = tuple(cluster.id for cluster in clusters)
-    with one_thread():
-        loop = Loop(*common, clusters, measure, settings, folder, reporter, cancelled)
+    with one_thread(), scorers(settings) as executor:
+        loop = Loop(
+            *common, clusters, measure, settings, folder, reporter, cancelled, executor=executor
+        )
         apart, ahead = settings.per_cluster == "always", None
         if len(clusters) > 1 and settings.per_cluster != "never":
             ahead = _forecast(loop, folder / "forecast.json")
@@ -114,6 +116,7 @@ def compress(
             own = Loop(
                 *common, (cluster,), measure, settings, folder / name, reporter, cancelled,
                 log=folder / "measurements.jsonl", suffix=f" ({name})",
+                executor=executor,
             )  # fmt: skip
             results.append(((cluster.id,), own.run()))
         return Outcome(tuple(results), ahead)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from engine.fleet.geometry import measure_geometry
 from engine.latency import Measure
 from engine.search import sampling
 from engine.search.candidates import Accuracies, at_widths
+from engine.search.executors import opened
 from engine.search.iterations import Iteration, claim
 from engine.search.learning import Fleet, learn
 from engine.search.measurements import Cancelled, Cluster, Log, Measurements
@@ -97,10 +99,11 @@ def compress(
     """
     if not clusters or not all(cluster.devices and cluster.size > 0 for cluster in clusters):
         raise ValueError("every cluster needs a size and at least one device to measure")
-    with one_thread():
+    with one_thread(), scorers(settings) as executor:
         return Loop(
-            network, groups, dataset, clusters, measure, settings, folder, reporter, cancelled
-        ).run()
+            network, groups, dataset, clusters, measure, settings, folder, reporter, cancelled,
+            executor=executor,
+        ).run()  # fmt: skip
 
 
 class Loop:
@@ -109,6 +112,7 @@ class Loop:
     Args:
         log: file of measurements that several searches share; default: one in the folder.
         suffix: what is put behind the names of the steps.
+        executor: scores several candidates at once.
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class Loop:
         cancelled: Callable[[], bool],
         log: Path | None = None,
         suffix: str = "",
+        executor: Executor | None = None,
     ) -> None:
         import torch
 
@@ -132,7 +137,7 @@ class Loop:
         self.original, self.original_groups = network, tuple(groups)
         self.dataset, self.settings, self.folder = dataset, settings, folder
         self.reporter, self.cancelled = reporter or silent(), cancelled
-        self.suffix = suffix
+        self.suffix, self.executor = suffix, executor
         self._first: tuple[Found | None, Search] | None = None
         self.example = torch.from_numpy(dataset.train_images[:2]).float() / 255
         self.geometry = measure_geometry(network, groups, self.example)
@@ -252,7 +257,7 @@ class Loop:
             self.folder / "accuracies.jsonl",
             number,
             settings.reestimate,
-            settings.workers,
+            self.executor,
             self.cancelled,
         )
         return Search(
@@ -426,6 +431,16 @@ def _measured_speedup(fleet: Fleet, before: Widths, after: Widths) -> float | No
 
 def _parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
+
+
+@contextmanager
+def scorers(settings: Settings) -> Iterator[Executor | None]:
+    """Start the workers that score candidates; None where they are scored here, one by one."""
+    if settings.workers == 1 and settings.executor != "dask":
+        yield None
+    else:
+        with opened(settings.executor, settings.workers, settings.scheduler) as executor:
+            yield executor
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Literal
 
 from engine.compress.finetune import Recipe
 from engine.fleet.surrogates import Kind
+from engine.search.executors import Kind as Executor
 from engine.search.objective import Constraint, Objective, Penalty, Weighting
 from engine.search.sampling import Sampling
 
@@ -90,6 +91,10 @@ class Settings:
     """By how many per cent the fleet must be predicted to be faster for "auto" to do so."""
     workers: int = 1
     """Candidates scored at once, each on one thread."""
+    executor: Executor = "processes"
+    """Where candidates are scored, if more than one at once: see `executors.opened`."""
+    scheduler: str = ""
+    """Address of the dask scheduler, for the executor "dask"."""
     seed: int = 0
 
     def __post_init__(self) -> None:

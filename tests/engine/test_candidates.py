@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from engine import accelerator
 from engine.compress.designs import choose
-from engine.compress.groups import importance
+from engine.compress.evaluate import accuracy_by_batch_statistics
+from engine.compress.groups import importance, trace
 from engine.compress.prune import prune
-from engine.search.candidates import (
-    Accuracies,
-    accuracy_by_batch_statistics,
-    at_widths,
-    fitness,
-)
+from engine.search.candidates import Accuracies, at_widths, fitness
 from engine.search.measurements import Cancelled
 from engine.search.space import Space
 
@@ -95,7 +92,7 @@ def test_accuracy_is_that_of_the_pruned_network_and_is_estimated_once(
     make, resnet, resnet_groups, images, tmp_path
 ):
     widths = (14,) * 4 + (28,) * 4 + (60,) * 4
-    accuracies = make(reestimate=False)
+    accuracies = make(reestimate=False, mixed=False)
     value = accuracies([widths, widths])
     design = at_widths(importance(resnet, resnet_groups), widths)
     with torch.no_grad():
@@ -121,21 +118,45 @@ def test_batch_statistics_bring_back_what_the_old_ones_hide(make, resnet, resnet
         logits = [accuracy_logits(model, images[0]) for model in (resnet, resnet_twin)]
     scores = importance(resnet, resnet_groups)
     assert not np.allclose(logits[0], logits[1], atol=0.1)
+    tensors = [torch.from_numpy(array) for array in images]
     values = [
-        accuracy_by_batch_statistics(prune(m, resnet_groups, at_widths(scores, widths)), *images)
+        accuracy_by_batch_statistics(prune(m, resnet_groups, at_widths(scores, widths)), *tensors)
         for m in (resnet, resnet_twin)
     ]
     assert values[0] == values[1]
-    assert make()([widths])[0] == values[0]
+    assert make(mixed=False)([widths])[0] == values[0]
+    assert not any(module.training for module in resnet_twin.modules())
 
 
 def accuracy_logits(model, images):
     return model(torch.from_numpy(images).float() / 255).numpy()
 
 
-def test_several_workers_give_the_same_accuracies(make, tmp_path):
-    designs = [(16 - i,) * 4 + (32,) * 4 + (64,) * 4 for i in range(5)]
-    alone = make()(designs)
-    (tmp_path / "accuracies.jsonl").unlink()
-    together = make(workers=2)(designs)
-    assert (alone == together).all()
+@pytest.mark.skipif(
+    not accelerator.has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16"
+)
+def test_bfloat16_is_used_where_it_keeps_the_accuracy_and_not_where_it_does_not(
+    resnet, resnet_groups, images, make, tmp_path
+):
+    class Coarse(torch.nn.Module):
+        """Tells classes apart by less than bfloat16 can tell."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 1)
+            self.linear = torch.nn.Linear(4, 10)
+            torch.nn.init.zeros_(self.linear.weight)
+            self.linear.bias.data = 1 + 1e-4 * torch.arange(10.0)
+
+        def forward(self, x):
+            return self.linear(self.conv(x).mean((2, 3)))
+
+    assert make()._scorer.bf16
+    model = Coarse().eval()
+    groups = trace(model, torch.rand(1, 3, 8, 8))
+    labels = np.full(12, 9)
+    found = Accuracies(
+        model, groups, importance(model, groups), images[0], labels, tmp_path / "a", 1
+    )
+    assert found([(2,)])[0] == 1.0
+    assert not found._scorer.bf16
