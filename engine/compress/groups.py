@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from engine.compress.prune import Pruner
 
 __all__ = [
-    "Design", "Group", "Precision", "Slice", "check", "choose", "compose", "faults", "from_json",
-    "importance", "to_json", "trace", "validate", "whole",
+    "Design", "Group", "Precision", "Slice", "StaysWhole", "check", "choose", "compose", "faults",
+    "from_json", "importance", "to_json", "trace", "validate", "whole",
 ]  # fmt: skip
 
 
@@ -56,6 +56,15 @@ class Group:
     """The first layer that makes them."""
     channels: int
     slices: tuple[Slice, ...]
+
+
+class StaysWhole(UserWarning):
+    """A layer's channels are no group, since another layer that they reach cannot be sliced."""
+
+    def __init__(self, layer: str, other: str, kind: str) -> None:
+        super().__init__(f"{other} ({kind}) cannot be sliced: the channels of {layer} stay whole")
+        self.layer = layer
+        self.reason = f"{other}, a {kind}, cannot be sliced"
 
 
 def to_json(groups: Sequence[Group]) -> str:
@@ -86,7 +95,8 @@ def trace(model: nn.Module, example: Tensor, ignored: Iterable[str] = ()) -> tup
     """Find the dependency groups of a network; it is left exactly as it was.
 
     The classes (whatever reaches the output) are no group. A group through a layer that cannot
-    be sliced is left whole, with a warning.
+    be sliced is left whole, with a :class:`StaysWhole` warning; so is one through a layer norm,
+    whose mean and variance over all channels change with any that goes.
 
     Args:
         model: the network.
@@ -94,7 +104,8 @@ def trace(model: nn.Module, example: Tensor, ignored: Iterable[str] = ()) -> tup
         ignored: names of layers whose groups shall be left whole.
 
     Raises:
-        ValueError: a name in `ignored` is no layer, or the network has nothing to prune.
+        ValueError: a name in `ignored` is no layer, or the network cannot be traced or has
+            nothing to prune.
     """
     import torch
     import torch_pruning
@@ -115,25 +126,35 @@ def trace(model: nn.Module, example: Tensor, ignored: Iterable[str] = ()) -> tup
 
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            twin, example, output_transform=reach_output, verbose=False
-        )
-        raw = list(
-            graph.get_all_groups(
-                ignored_layers=[layers[name] for name in ignored],
-                root_module_types=[nn.modules.conv._ConvNd, nn.Linear],
+        try:
+            graph = torch_pruning.DependencyGraph().build_dependency(
+                twin, example, output_transform=reach_output, verbose=False
             )
-        )
-    groups = [group for items in raw if (group := _plain(twin, items)) is not None]
+            raw = list(
+                graph.get_all_groups(
+                    ignored_layers=[layers[name] for name in ignored],
+                    root_module_types=[nn.modules.conv._ConvNd, nn.Linear],
+                )
+            )
+        except Exception as error:
+            # Anybody's network through somebody's tracer: it may raise anything.
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"the network cannot be traced: {first}") from error
+    found = [_plain(twin, items) for items in raw]
+    notes = [note for note in found if isinstance(note, StaysWhole)]
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    groups = [group for group in found if isinstance(group, Group)]
     order = {name: i for i, name in enumerate(layers)}
     groups.sort(key=lambda group: order[group.name])
     if not groups:
-        raise ValueError("the network has no channels that could be pruned")
+        reason = f": {notes[0]}" if notes else ""
+        raise ValueError(f"the network has no channels that could be pruned{reason}")
     return tuple(groups)
 
 
-def _plain(model: nn.Module, items: Any) -> Group | None:
-    """Turn one group of torch-pruning into plain data, or None where it must stay whole."""
+def _plain(model: nn.Module, items: Any) -> Group | StaysWhole | None:
+    """Turn one group of torch-pruning into plain data; None where it reaches the output."""
     from torch import nn
 
     modules = {id(module): name for name, module in model.named_modules()}
@@ -153,10 +174,7 @@ def _plain(model: nn.Module, items: Any) -> Group | None:
             reads = item.dep.handler.__name__ == "prune_in_channels"
             known = _cuts(name, target.module, reads)
             if known is None or any(root is None for root in item.root_idxs):
-                warnings.warn(
-                    f"{name} ({kind}) cannot be sliced: its channels stay whole", stacklevel=3
-                )
-                return None
+                return StaysWhole(modules[id(items[0].dep.target.module)], name, kind)
             cuts = known
             if not reads and isinstance(target.module, (nn.modules.conv._ConvNd, nn.Linear)):
                 makers.append(name)
@@ -200,11 +218,9 @@ def _cuts(name: str, module: nn.Module, reads: bool) -> list[tuple[str, int, boo
         return [(f"{name}.weight", 1, True)] if reads else [
             (f"{name}.weight", 0, False), *per_channel,
         ]  # fmt: skip
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
-        return None
     if isinstance(module, nn.PReLU) and module.num_parameters == 1:
         return []
-    if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)):
+    if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.PReLU)):
         return per_channel
     return None
 

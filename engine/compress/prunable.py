@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.compress.groups import Group, check, faults, trace
+from engine.compress.groups import Group, StaysWhole, check, faults, trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,9 +52,10 @@ def prunable(
         ValueError: no group is left, or those that are left prune wrongly together.
     """
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", StaysWhole)
         traced = trace(model, example, ignored)
-    whole = dict(str(warning.message).split(" ", 1) for warning in caught)
+    notes = [one.message for one in caught if isinstance(one.message, StaysWhole)]
+    whole = {note.layer: note.reason for note in notes}
     wrong = faults(model, traced, example, tolerance)
     groups = tuple(group for group in traced if group.name not in wrong)
     if not groups:

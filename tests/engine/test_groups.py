@@ -167,8 +167,8 @@ def test_the_guard_passes_every_group_of_resnet20(
 
 @pytest.mark.parametrize(
     ("model", "culprit"),
-    [(PaddedShortcut(), "stem|conv"), (Shuffle(), "first"), (NormStream(), "first")],
-    ids=["padded shortcut", "channel shuffle", "layer norm"],
+    [(PaddedShortcut(), "stem|conv"), (Shuffle(), "first")],
+    ids=["padded shortcut", "channel shuffle"],
 )
 def test_the_guard_refuses_what_prunes_wrongly_and_names_it(model: nn.Module, culprit: str) -> None:
     torch.manual_seed(1)
@@ -176,6 +176,19 @@ def test_the_guard_refuses_what_prunes_wrongly_and_names_it(model: nn.Module, cu
     groups = trace(model, x)
     with pytest.raises(ValueError, match=rf"group ({culprit}): .* ignored="):
         check(model, groups, x)
+
+
+def test_what_a_layer_norm_reads_stays_whole() -> None:
+    with (
+        pytest.warns(UserWarning, match="norm .LayerNorm. cannot be sliced"),
+        pytest.raises(ValueError, match=r"no channels that could be pruned: norm .*first stay"),
+    ):
+        trace(NormStream(), torch.rand(2, 3, 8, 8))
+
+
+def test_a_network_that_cannot_be_traced_is_refused() -> None:
+    with pytest.raises(ValueError, match="the network cannot be traced: "):
+        trace(nn.Conv2d(4, 4, 3), torch.rand(1, 3, 8, 8))
 
 
 def test_the_guard_notices_a_wrong_entry(
