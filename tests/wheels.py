@@ -15,6 +15,8 @@ import pytest
 
 CLOSURE = ("onnxruntime", "numpy", "protobuf", "packaging", "flatbuffers")
 """What ONNX Runtime needs, itself included."""
+WORKS = b"print('{\"ok\": true}', flush=True)\n__import__('os')._exit(0)\n"
+"""A module in place of ONNX Runtime that only says that it works."""
 
 
 def make_wheel(
