@@ -248,7 +248,7 @@ def test_a_model_with_other_inputs_is_not_deployed(site: Site, hdap: Hdap) -> No
         (("compress", "--epochs", "-1"), ExitCode.USAGE, "finetune.epochs"),
         (("demo", "--devices", "1"), ExitCode.USAGE, "--devices"),
         (("jobs", "show", "compress-9"), ExitCode.USAGE, "no job"),
-        (("alerts", "show", "99"), ExitCode.FAILED, "99"),
+        (("alerts", "show", "99"), ExitCode.USAGE, "99"),
         (("clusters", "--input", "broken.onnx"), ExitCode.USAGE, "broken.onnx"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
