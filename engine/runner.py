@@ -565,7 +565,8 @@ def _ina3221() -> Meter | None:
                 rails.setdefault(label[:40], (volts, amperes))
     if not rails:
         return None
-    whole = [r for r in rails if r.upper() in ("VDD_IN", "POM_5V_IN", "VIN", "VIN_SYS_5V0")]
+    # Not VIN_SYS_5V0: on the AGX Orin, GPU and CPU have rails of their own beside it.
+    whole = [r for r in rails if r.upper() in ("VDD_IN", "POM_5V_IN", "VIN")]
     used = whole[:1] or sorted(rails)
     pairs = [rails[r] for r in used]
     period = max(_period(s) for s in sensors)

@@ -342,6 +342,15 @@ def test_jetson_rails_are_read_as_the_one_that_feeds_all_or_as_their_sum(machine
     assert meter._take() == pytest.approx(15.5)
 
 
+def test_an_agx_orins_5_volts_are_not_taken_for_all_of_it(machine: Machine) -> None:
+    """Labels as in the kernel's tegra234-p3701.dtsi."""
+    machine.ina3221(VDD_GPU_SOC=2000, VDD_CPU_CV=800, VIN_SYS_5V0=300)
+    meter = runner.find_meter()
+    assert meter is not None
+    assert meter.rail == "VDD_CPU_CV + VDD_GPU_SOC + VIN_SYS_5V0"
+    assert meter._take() == pytest.approx(15.5)
+
+
 def test_a_raspberry_pis_power_chip_is_the_sum_of_its_rails(machine: Machine) -> None:
     answer = (
         "     3V3_SYS_A current(1)=0.50000000A\\n    VDD_CORE_A current(7)=2.00000000A\\n"
