@@ -36,7 +36,6 @@ def back(
 
     def restore(connection: Connection) -> None:
         name = connection.where
-        stage(name, "restore")
         try:
             found = release.restore(connection, claim)
             digest = str(found.current)
@@ -55,12 +54,11 @@ def back(
         reporter = measuring.context.reporter
         reporter.started("rollback", total=len(names), weight=len(names) * 0.3)
         targets = [measuring.fleet.members[name] for name in names]
-        answers = on_each(measuring.fleet.pool, targets, restore)
+        answers = on_each(measuring.fleet.pool, targets, restore, on_stage=stage, doing="restore")
         for ended, (target, answer) in enumerate(answers, start=1):
             if isinstance(answer, DeviceError):
                 on_error(target.name, answer)
                 reporter.noted("rollback", str(answer))
-            stage(target.name, "done")
             reporter.advanced("rollback", ended)
         done = [name for own in running.values() for name in own]
         reporter.finished("rollback", switched=len(done))
