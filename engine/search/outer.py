@@ -15,8 +15,8 @@ from engine.search import sampling
 from engine.search.candidates import Accuracies
 from engine.search.learning import Fleet
 from engine.search.measurements import Cancelled, Measurements
-from engine.search.ncs import NCS
 from engine.search.objective import Fitness
+from engine.search.optimisers import make
 from engine.search.settings import Settings
 from engine.search.space import Space, Widths
 
@@ -142,7 +142,8 @@ class Search:
         size = len(space.now)
         whole = fleet.value([space.channels])[0]
         seed = np.random.SeedSequence([settings.seed, self._number, round_, 1])
-        search = NCS(
+        search = make(
+            settings.optimiser,
             np.zeros(size),
             space.upper,
             evaluations,
@@ -152,7 +153,6 @@ class Search:
             r=settings.r,
             epoch=settings.epoch,
             seed=int(seed.generate_state(1)[0]),
-            correlation=settings.correlation,
         )
         while not search.done:
             if self._cancelled():
@@ -160,7 +160,11 @@ class Search:
             genes = search.ask()
             designs = self._moved(fleet, space.widths(genes))
             kept = self.accuracies(designs) / self._reference
-            search.tell(self._fitness(fleet.value(designs) / whole, kept))
+            latency = fleet.value(designs) / whole
+            both = search.objectives == 2
+            search.tell(
+                np.column_stack([latency, 1 - kept]) if both else self._fitness(latency, kept)
+            )
             for widths, row, share in zip(designs, genes, kept, strict=True):
                 self._genes.setdefault(widths, row)
                 self._kept[widths] = float(share)
@@ -194,8 +198,15 @@ class Search:
         if round_ < settings.refinements and settings.sampling == "guided" and ranked:
             taken = {w for call in self._measurements.asked for w in call} | set(new)
             random = np.random.default_rng([settings.seed, self._number, round_, 2])
-            near, learns = ranked[: settings.population], partial(teaching, fleet.surrogates)
-            new += sampling.more(self.space, settings.explored, random, taken, near, learns)
+            new += sampling.more(
+                self.space,
+                settings.explored,
+                random,
+                taken,
+                ranked[: settings.population],
+                partial(teaching, fleet.surrogates),
+                partial(self._moved, fleet),
+            )
         if not new:
             return fleet
         total = len(new) * len(self._measurements.clusters)

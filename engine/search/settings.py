@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from engine.compress.finetune import Recipe
-from engine.fleet.surrogates import Kind
+from engine.fleet.surrogates import Kind as Regression
 from engine.search.executors import Kind as Executor
 from engine.search.objective import Constraint, Objective, Penalty, Weighting
+from engine.search.optimisers import Kind
 from engine.search.sampling import Sampling
 
 PerCluster = Literal["auto", "never", "always"]
@@ -30,8 +31,8 @@ class Settings:
     """First step size, as a share of a group's channels."""
     r: float = 0.95
     epoch: int = 5
-    correlation: bool = True
-    """False searches with parallel hill climbing instead of NCS-C."""
+    optimiser: Kind = "ncs"
+    """What proposes candidates: see `optimisers.make`."""
     objective: Objective = "mean"
     """What of the fleet's latency counts: the mean over its devices, what 95 % of them stay
     within, or the slowest."""
@@ -82,7 +83,7 @@ class Settings:
     """Expected time to measure a design on all representatives, for the progress."""
     epoch_seconds: float = 5.0
     """Expected time of an epoch of fine-tuning, for the progress."""
-    surrogate: Kind = "auto"
+    surrogate: Regression = "auto"
     recipe: Recipe = field(default_factory=lambda: Recipe(epochs=60, schedule="step"))
     """Fine-tuning after each outer iteration."""
     per_cluster: PerCluster = "auto"

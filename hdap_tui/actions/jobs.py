@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,19 @@ def watch(context: Context, folder: JobFolder) -> Outcome:
         "running": ExitCode.DONE,
     }.get(row.state, ExitCode.FAILED)
     text = f"{row.id}: {row.state}" + (f": {row.error}" if row.error else "")
-    return Outcome(data=document(row), text=text, exit_code=code)
+    made = [_made(model) for model in row.result.get("models", ())]
+    return Outcome(data=document(row), text="\n".join([text, *made]), exit_code=code)
+
+
+def _made(model: Mapping[str, Any]) -> str:
+    """Say what a compression job made."""
+    metrics = model["metrics"]
+    before, after = metrics["test_accuracy_before"], metrics["test_accuracy"]
+    aim = "" if metrics.get("target_reached", True) else f"; {metrics['stopped']}"
+    return (
+        f"{model['model']} ({metrics['precision']}): {metrics['measured_speedup']:.2f}x measured on"
+        f" the representatives, {before:.2%} -> {after:.2%} of the test images right{aim}"
+    )
 
 
 def document(row: JobRow) -> dict[str, Any]:

@@ -279,11 +279,17 @@ class Compression(Section, frozen=True):
     """How a smaller network for the fleet is searched."""
 
     network: Text = "resnet20"
-    """Architecture of the network."""
-    weights: Text = "builtin:resnet20-digits"
-    """Trained weights (safetensors), relative to this file, or "builtin:resnet20-digits"."""
+    """The network: one that comes along (resnet20, resnet32, resnet44, resnet56, resnet8,
+    resnet8-40, vgg16, mobilenetv1-cifar, convnext-tiny-cifar, convnext-small-cifar for images of
+    32x32; mobilenetv1, convnext-tiny, convnext-small, resnet50 for 224x224), "timm:NAME",
+    "package.module:function" for your own (beside this file or on Python's path), or an .onnx
+    file, relative to this file."""
+    weights: str = ""
+    """Trained weights (safetensors, or .pth), relative to this file, or "builtin:resnet20-digits";
+    empty: those that come along with resnet20, with an .onnx file or with your own function."""
     data: Text = "digits"
-    """"digits" (comes along), or a folder or .npz of images, relative to this file."""
+    """"digits" (comes along), CIFAR-10, a folder of pictures with a folder for each class, or an
+    .npz of images, relative to this file."""
     classes: Annotated[int, Meta(ge=2)] = 10
     """Classes that the network tells apart."""
     maximum_drop: NotNegative = 2.0
@@ -307,6 +313,9 @@ class Compression(Section, frozen=True):
     """Per cent by which networks of their own must make the fleet faster."""
     samples: Annotated[int, Meta(ge=10)] = 60
     """Designs measured on every cluster's representative to learn its latency from."""
+    optimiser: Literal["ncs", "phc", "random", "cma", "de", "nsga2", "ncs-authors"] = "ncs"
+    """What proposes candidates: Negatively Correlated Search, or one to compare it with (cma, de and
+    nsga2 need the extra "peers")."""
     evaluations: Count = 1000
     """Candidates that one search may score."""
     population: Annotated[int, Meta(ge=2)] = 10

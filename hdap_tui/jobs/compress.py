@@ -20,12 +20,13 @@ import numpy as np
 from engine import data, files
 from engine.compress.export import Exported, export
 from engine.compress.finetune import Recipe
-from engine.compress.groups import check, trace
 from engine.compress.profile import profile
+from engine.compress.prunable import prunable
 from engine.compress.quantize import isa, onnx_accuracy, quantize_static
 from engine.events import Reporter
 from engine.latency import Latency
-from engine.models import SHIPPED, build, load_weights
+from engine.models import SHIPPED, image_size, title
+from engine.models import load as load_network
 from engine.search import fleetwide, hdap
 from engine.search.hdap import Cancelled, Cluster, Result
 from engine.search.objective import FleetLatency
@@ -101,8 +102,10 @@ class _Compression:
         import torch
 
         example = torch.from_numpy(dataset.test_images[:2]).float() / 255
-        groups = trace(network, example)
-        check(network, groups, example)
+        found = prunable(network, example)
+        if found.sentence:
+            self.reporter.noted("prepare", found.sentence)
+        groups = found.groups
         self.reporter.finished("prepare", groups=len(groups))
         outcome = fleetwide.compress(
             network,
@@ -142,7 +145,7 @@ class _Compression:
 
     def _load(self) -> tuple[nn.Module, data.Dataset]:
         asked = self.asked
-        dataset = data.load(self.request["data"], seed=asked.seed)
+        dataset = data.load(self.request["data"], asked.seed, image_size(asked.network))
         if len(dataset.classes) != asked.classes:
             raise ValueError(
                 f"{dataset.name} has {len(dataset.classes)} classes, and the network is asked for "
@@ -150,7 +153,14 @@ class _Compression:
             )
         weights = str(self.request["weights"])
         path = SHIPPED[weights.removeprefix(_BUILTIN)] if weights.startswith(_BUILTIN) else weights
-        return load_weights(build(asked.network, asked.classes), path).eval(), dataset
+        network = load_network(
+            asked.network,
+            asked.classes,
+            path,
+            example_shape=dataset.test_images[:2].shape,
+            folder=self.settings.path.parent,
+        )
+        return network, dataset
 
     def _search_settings(self) -> hdap.Settings:
         asked, tuning = self.asked, self.asked.finetune
@@ -161,6 +171,7 @@ class _Compression:
             outer_iterations=asked.outer_iterations,
             evaluations=asked.evaluations,
             population=asked.population,
+            optimiser=asked.optimiser,
             objective=asked.objective,
             weighting=asked.weighting,
             constraint=asked.constraint,
@@ -371,7 +382,7 @@ class _Compression:
             "data": dataset.name,
             "emulated": any(d.emulated for d in self.settings.devices),
         }
-        name = part.file(f"{Path(self.asked.network).stem}-{self.folder.name}")
+        name = part.file(f"{title(self.asked.network)}-{self.folder.name}")
         store = open_store(self.settings.database)
         try:
             row = table.add(

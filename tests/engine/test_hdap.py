@@ -401,3 +401,64 @@ def test_designs_near_the_best_are_measured_between_two_rounds_unless_samples_ar
         assert min(min(widths) for widths, _ in devices.asked) < 0.2 * min(geometry.channels)
     else:
         assert most < count <= most + one.explored
+
+
+@pytest.mark.parametrize("kind", ["random", "phc", "cma", "de", "nsga2"])
+def test_any_optimiser_can_drive_the_search(
+    kind, undisturbed, network, groups, digits, geometry, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("engine.compress.export.Template", NamesOnly)
+    settings = replace(
+        SETTINGS, optimiser=kind, outer_iterations=1, recipe=Recipe(epochs=0), maximum_drop=100.0
+    )
+    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    assert result.metrics["measured_speedup"] > 1.0
+
+
+def test_a_latency_is_reached_with_as_much_accuracy_as_it_allows(
+    undisturbed, network, groups, digits, geometry, tmp_path
+):
+    result, folder, *_ = undisturbed
+    shutil.copy(folder / "measurements.jsonl", tmp_path)
+    settings = replace(SETTINGS, constraint="latency", target_speedup=1.3, maximum_drop=0.0)
+    found = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    assert "reaches the target of 1.3" in found.stopped
+    assert 1.3 <= found.metrics["speedup"] < 1.6, "no more is pruned than it takes"
+    assert found.metrics["target_reached"] is True
+    kept = [r.metrics["accuracy_after"]["selection"] for r in (found, result)]
+    assert kept[0] > kept[1], "the other goes as far as a tenth of the accuracy allows"
+
+
+def test_a_target_that_no_design_reaches_is_said_with_the_best_that_was(
+    undisturbed, network, groups, digits, geometry, tmp_path
+):
+    _, folder, *_ = undisturbed
+    shutil.copy(folder / "measurements.jsonl", tmp_path)
+    settings = replace(SETTINGS, constraint="latency", target_latency_ms=0.001)
+    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    assert f"was not reached: the best is {result.metrics['speedup']:.2f}x" in result.stopped
+    assert result.metrics["target_reached"] is False
+    assert result.metrics["speedup"] > 1.2, "what was reached is kept"
+    with pytest.raises(ValueError, match='"both" needs a target_speedup'):
+        replace(SETTINGS, constraint="both")
+
+
+def test_the_slowest_devices_can_be_what_counts(network, groups, digits, geometry, tmp_path):
+    # The slow cluster is mostly overhead, of which pruning saves nothing: the worst gains less.
+    settings = replace(SETTINGS, outer_iterations=1, recipe=Recipe(epochs=0), maximum_drop=100.0)
+    clusters = (replace(CLUSTERS[0], size=30), replace(CLUSTERS[1], size=1, levels=(3.0,)))
+    found = {}
+    for objective in ("mean", "percentile-95", "worst"):
+        folder = tmp_path / objective
+        result = compress(
+            network, groups, digits, clusters, Devices(geometry),
+            replace(settings, objective=objective), folder,
+        )  # fmt: skip
+        last = result.iterations[-1]
+        found[objective] = last
+        worst = last.measured_original_ms["1"] / last.measured_ms["1"]
+        nearly_all = last.measured_original_ms["0"] / last.measured_ms["0"]
+        expected = {"mean": None, "percentile-95": nearly_all, "worst": worst}[objective]
+        if expected is not None:
+            assert last.measured_speedup == pytest.approx(expected)
+    assert found["mean"].measured_speedup != found["worst"].measured_speedup

@@ -183,3 +183,28 @@ def test_a_job_that_cannot_be_done_says_why_in_one_sentence(
     wait_for(lambda: folder.state == "failed")
     assert "not a readable safetensors file" in (folder.result or {})["error"]
     assert folder.progress().state == "failed"
+
+
+def test_each_cluster_can_have_a_model_of_its_own_which_goes_to_its_devices(
+    site: Site, undisturbed: JobFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = undisturbed.request
+    names = [name for cluster in request["clusters"] for name in cluster["members"]]
+    parts = (names[:1], names[1:])
+    request["clusters"] = [
+        {"id": number, "size": len(part), "devices": part, "members": part, "levels": []}
+        for number, part in enumerate(parts)
+    ]
+    request["compression"] |= {"per_cluster": "always", "quantize": "never"}
+    folder = JobFolder.create(site.jobs, "compress", request)
+    jobs._spawn(folder)
+    wait_for(lambda: folder.state in {"finished", "failed"})
+    assert folder.state == "finished", folder.result
+    result = folder.result or {}
+    assert [made["metrics"]["for_devices"] for made in result["models"]] == list(map(list, parts))
+    assert [made["model"].rpartition("-")[2] for made in result["models"]] == ["A", "B"]
+    assert result["forecast"]["own_fleet"] >= result["forecast"]["one_fleet"]
+    for made, part in zip(result["models"], parts, strict=True):
+        assert hdap(site, "deploy", made["model"], "--dry-run", "--json") == ExitCode.DONE
+        planned = json.loads(capsys.readouterr().out.strip())
+        assert {name for stage in planned["stages"] for name in stage} == set(part)
