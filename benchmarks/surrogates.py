@@ -64,16 +64,16 @@ def visited(designs: Designs, path: Path) -> Visited:
     for outer in range(OUTER):
         space = Space(designs.whole, now, REACH, steps=STEPS)
         learned += sampling.first(space, 15 if outer else 60, random, known, 0.9)
-        surrogate = Surrogate(designs.geometry, "gp").fit(learned, designs.ratios(learned))
+        surrogate = Surrogate(designs.geometry, "gp", multiple=STEPS[-1]).fit(
+            learned, designs.ratios(learned)
+        )
         search = NCS(
             np.zeros(len(channels)), space.upper, EVALUATIONS, sigma=0.25, r=0.95, epoch=5,
             start=np.zeros((1, len(channels))), seed=outer,
         )  # fmt: skip
         seen: dict[Widths, float] = {}
         while not search.done:
-            plain = space.widths(search.ask())
-            ways = [[space.aligned(w, step) for step in (1, *STEPS)] for w in plain]
-            widths = [way[int(surrogate.predict(way).argmin())] for way in ways]
+            widths = moved(space, surrogate, space.widths(search.ask()))
             lost = ((np.array(now) - np.array(widths)) / channels) @ price / price.sum()
             short = np.maximum(0.0, lost - REACH / 3)
             values = np.log(surrogate.predict(widths)) + 20 * short
@@ -88,6 +88,12 @@ def visited(designs: Designs, path: Path) -> Visited:
         now = best[0]
     path.write_text(json.dumps({"incumbents": incumbents, "tests": tests}))
     return Visited(incumbents, tests)
+
+
+def moved(space: Space, surrogate: Surrogate, designs: Sequence[Widths]) -> list[Widths]:
+    """Return what the search makes of designs: each rounded up where that is predicted faster."""
+    ways = [[space.aligned(widths, step) for step in (1, *STEPS)] for widths in designs]
+    return [way[int(surrogate.predict(way).argmin())] for way in ways]
 
 
 def uniform(designs: Designs, where: Visited) -> list[Widths]:
@@ -105,7 +111,9 @@ def guided(designs: Designs, where: Visited) -> list[Widths]:
     for before, after in pairwise(COUNTS):
         starts = [designs.whole, *(one[0] for one in where.incumbents)]
         for start, best in zip(starts, where.incumbents, strict=False):
-            surrogate = Surrogate(designs.geometry).fit(chosen, designs.ratios(chosen))
+            surrogate = Surrogate(designs.geometry, multiple=STEPS[-1]).fit(
+                chosen, designs.ratios(chosen)
+            )
             space = Space(designs.whole, start, REACH, steps=STEPS)
             chosen += sampling.more(
                 space,
@@ -114,6 +122,7 @@ def guided(designs: Designs, where: Visited) -> list[Widths]:
                 taken,
                 best,
                 partial(teaching, [surrogate]),
+                partial(moved, space, surrogate),
             )
     return chosen
 
@@ -139,7 +148,9 @@ def table(designs: Designs, tests: Sequence[Widths], ways: dict[str, list[Widths
             cells = []
             kinds: tuple[Kind, ...] = (*KINDS, "auto")
             for kind in kinds:
-                surrogate = Surrogate(designs.geometry, kind).fit(part, latencies)
+                surrogate = Surrogate(designs.geometry, kind, multiple=STEPS[-1]).fit(
+                    part, latencies
+                )
                 error = compare_predictions(surrogate.predict(tests), truth)
                 cells.append(f"{error.mape:.1f} % / {error.spearman:.3f}")
             cells[-1] += f" ({surrogate.report.kind})"

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-PADS = (1, 4, 8, 16)
-"""Channel blocks that kernels work in; what a layer costs at each is a feature."""
+BLOCK = 16
+"""Channels that convolutions are taken to work on at once where nobody knows: with AVX-512."""
 _BYTES = 4.0
 
 
@@ -67,14 +67,20 @@ class Geometry:
         moved = out * read * self.kernel + inputs * self.positions_in + out * self.positions
         return np.asarray(_BYTES * moved)
 
-    def features(self, designs: ArrayLike) -> Array:
-        """Return what latency hangs on, (n, F).
+    def features(self, designs: ArrayLike, multiple: int = 1) -> Array:
+        """Return what latency hangs on, (n, F), on devices that are fast at multiples of that.
 
-        Per layer: MACs at each padding, bytes moved, MACs off the fast path; per group: ratio,
-        and whether its width leaves the blocks of 4 or 16; over the whole network: the sums of
-        these, and their logarithms.
+        Each layer is in one of three states: blocked, blocked with an input narrower than a block,
+        or off the fast path. Per layer: MACs at padded widths and bytes moved, each under its
+        state; the states themselves; inputs that must be put into the other order; plain MACs.
+        Per group: the share of channels that stay. Over the whole network: the sums of these, and
+        logarithms of MACs and bytes.
+
+        Args:
+            designs: kept channels (n, G).
+            multiple: channels of a block; 1, for not known, stands for blocks of `BLOCK`.
         """
-        return np.concatenate(self._blocks(designs), axis=1)
+        return np.concatenate(self._blocks(designs, multiple), axis=1)
 
     @cached_property
     def weights(self) -> Array:
@@ -83,18 +89,34 @@ class Geometry:
         sizes = [block.shape[1] for block in self._blocks(self.channels)]
         return np.concatenate([np.full(size, size**-0.5) for size in sizes])
 
-    def _blocks(self, designs: ArrayLike) -> list[Array]:
+    def _blocks(self, designs: ArrayLike, multiple: int = 1) -> list[Array]:
+        block = multiple if multiple > 1 else BLOCK
         kept = np.atleast_2d(np.asarray(designs, dtype=np.float64))
         out, read = self.widths(kept)
         # ONNX Runtime's blocked convolutions need both widths in fours, an input narrower than
         # a block excepted; a layer outside them can cost twice what the unpruned one does.
-        slow = ((out % 4 != 0) | ((read % 4 != 0) & (read >= 16))).astype(np.float64)
-        macs = [self.macs(kept, pad) / self._all_macs for pad in PADS]
-        moved = self.traffic(kept) / self._all_traffic
-        layers = [*macs, moved, macs[0] * slow]
-        groups = [kept / self.channels, (kept % 4 != 0) * 1.0, (kept % 16 != 0) * 1.0]
-        sums = [block.sum(axis=1, keepdims=True) for block in (*layers, slow, moved * slow)]
-        return [*layers, *groups, *sums, *(np.log(total) for total in sums[: len(PADS) + 1])]
+        slow = (out % 4 != 0) | ((read % 4 != 0) & (read >= block))
+        narrow = ~slow & (read < block) & ~self.depthwise
+        fast = ~slow & ~narrow
+        per_channel = read * (self.kernel * self.positions) / self._all_macs
+        plain, full = out * per_channel, np.ceil(out / block) * block * per_channel
+        padded = full * np.where(self.depthwise, 1.0, np.ceil(read / block) * block / read)
+        inputs = np.where(self.depthwise, out, read)
+        coming, going = inputs * self.positions_in, out * self.positions
+        moved = (out * read * self.kernel + coming + going) * (_BYTES / self._all_traffic)
+        coming *= _BYTES / self._all_traffic
+        # What a layer reads comes from the one before it, nearly always.
+        before = np.concatenate([np.ones((len(kept), 1), dtype=bool), slow[:, :-1]], axis=1)
+        layers = [
+            *(padded * fast, full * narrow, plain * slow),
+            *(moved * fast, moved * narrow, moved * slow),
+            *(slow * 1.0, narrow * 1.0),
+            *(coming * (fast & before), coming * (slow & ~before)),
+        ]
+        sums = [each.sum(axis=1, keepdims=True) for each in (*layers, plain)]
+        totals = (plain, padded, moved)
+        logs = [np.log(each.sum(axis=1, keepdims=True)) for each in totals]
+        return [*layers, plain, kept / self.channels, *sums, *logs]
 
     @cached_property
     def _all_macs(self) -> float:

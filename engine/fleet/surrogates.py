@@ -8,6 +8,7 @@ that errors are relative. Cross-validation chooses, or the caller does.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,13 +70,20 @@ class Surrogate:
     Args:
         geometry: the network's layers.
         kind: "gbrt" (scikit-learn's gradient boosting with its defaults, as the paper), "gp"
-            (isotropic Matérn 5/2), "ridge", or "auto" for the least cross-validated MAPE.
+            (isotropic Matérn 5/2 on a linear trend), "ridge", or "auto" for the least
+            cross-validated MAPE.
         folds: folds of the cross-validation.
         seed: seed of the folds and of the trees.
+        multiple: channel multiple at which the devices are fastest; 1: not known.
     """
 
     def __init__(
-        self, geometry: Geometry, kind: Kind = "auto", folds: int = 5, seed: int = 0
+        self,
+        geometry: Geometry,
+        kind: Kind = "auto",
+        folds: int = 5,
+        seed: int = 0,
+        multiple: int = 1,
     ) -> None:
         if kind not in ("auto", *KINDS):
             raise ValueError(f"a surrogate is auto, {', '.join(KINDS)}, not {kind!r}")
@@ -83,6 +91,7 @@ class Surrogate:
         self._kind = kind
         self._folds = folds
         self._seed = seed
+        self.multiple = multiple
         self._fitted: _Scaled | None = None
         self._process: _Scaled | None = None
         self._report: Report | None = None
@@ -129,13 +138,16 @@ class Surrogate:
         """
         report = self.report
         features, targets = self._checked(widths, latencies)
-        twin = Surrogate(self._geometry, self._kind, self._folds, self._seed)
+        twin = Surrogate(self._geometry, self._kind, self._folds, self._seed, self.multiple)
         twin._fitted = _Scaled(_regressor(report.kind, self._seed), self._geometry.weights)
         twin._fitted.fit(features, targets)
         assert self._process is not None
         twin._process = self._process.again().fit(features, targets)
         twin._report = replace(report, samples=len(targets))
         return twin
+
+    def _features(self, widths: ArrayLike) -> Array:
+        return self._geometry.features(widths, self.multiple)
 
     def _checked(self, widths: ArrayLike, latencies: ArrayLike) -> tuple[Array, Array]:
         measured = np.asarray(latencies, dtype=np.float64)
@@ -146,7 +158,7 @@ class Surrogate:
             )
         if not (np.isfinite(measured).all() and (measured > 0).all()):
             raise ValueError("every latency to learn from is a positive number of milliseconds")
-        return self._geometry.features(widths), np.log(measured)
+        return self._features(widths), np.log(measured)
 
     def predict(self, widths: ArrayLike) -> Array:
         """Return milliseconds (n,) of designs (n, G).
@@ -154,10 +166,11 @@ class Surrogate:
         Raises:
             ValueError: it has not been fitted.
         """
-        return self.predict_features(self._geometry.features(widths))
+        return self.predict_features(self._features(widths))
 
     def predict_features(self, features: Array) -> Array:
-        """Return the same from the geometry's features, which several surrogates can share."""
+        """Return the same from the geometry's features at this multiple, which several surrogates
+        can share."""
         if self._fitted is None:
             raise ValueError("fit the surrogate before it predicts")
         return np.asarray(np.exp(self._fitted.predict(features)))
@@ -172,7 +185,7 @@ class Surrogate:
         """
         if self._process is None:
             raise ValueError("fit the surrogate before it predicts")
-        return self._process.covariance(self._geometry.features(widths))
+        return self._process.covariance(self._features(widths))
 
     @property
     def report(self) -> Report:
@@ -224,18 +237,16 @@ class _Scaled:
     def covariance(self, features: Array) -> Array:
         if not len(self._used):
             return np.eye(len(features))
-        model: Any = self._model
-        return np.asarray(model.predict(self._scale(features), return_cov=True)[1])
+        assert isinstance(self._model, _Process)
+        return self._model.covariance(self._scale(features))
 
     def again(self) -> _Scaled:
-        """Return an unfitted copy; a kernel keeps its parameters, which take long to find."""
+        """Return an unfitted copy."""
         from sklearn.base import clone
 
-        model = clone(self._model)
-        kernel = getattr(self._model, "kernel_", None)
-        if kernel is not None:
-            model.set_params(kernel=kernel, optimizer=None)
-        return _Scaled(model, self._weights)
+        if isinstance(self._model, _Process):
+            return _Scaled(self._model.again(), self._weights)
+        return _Scaled(clone(self._model), self._weights)
 
     def _scale(self, features: Array) -> Array:
         return np.asarray((features[:, self._used] - self._mean) * self._factor)
@@ -250,13 +261,60 @@ def _regressor(kind: Kind, seed: int) -> _Regressor:
         from sklearn.linear_model import RidgeCV
 
         return RidgeCV(alphas=np.logspace(-3, 4, 22))  # type: ignore[no-any-return]
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    return _Process()
 
-    # One length for all features: one for each overfits a few dozen samples.
-    kernel = ConstantKernel(1.0, (1e-3, 1e4)) * Matern(10.0, (0.5, 1e4), nu=2.5)
-    kernel += WhiteKernel(1e-2, (1e-6, 1.0))
-    return GaussianProcessRegressor(kernel, normalize_y=True)  # type: ignore[no-any-return]
+
+class _Process:
+    """A Gaussian process: a linear trend, and an isotropic Matérn 5/2 for what it leaves over.
+
+    scikit-learn finds the kernel's parameters; prediction is its mean, by matrix products.
+    """
+
+    def __init__(self, kernel: Any = None) -> None:
+        self._kernel = kernel
+
+    def fit(self, features: Array, targets: Array) -> _Process:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import (
+            ConstantKernel,
+            DotProduct,
+            Matern,
+            WhiteKernel,
+        )
+
+        kernel, search = self._kernel, {"optimizer": None}
+        if kernel is None:
+            # One length for all features: one for each overfits a few dozen samples.
+            kernel = ConstantKernel(1.0, (1e-4, 1e4)) * DotProduct(1.0, "fixed")
+            kernel += ConstantKernel(1.0, (1e-4, 1e4)) * Matern(3.0, (0.3, 1e3), nu=2.5)
+            kernel += WhiteKernel(1e-2, (1e-6, 1.0))
+            search = {}
+        self._model = GaussianProcessRegressor(kernel, normalize_y=True, **search)
+        self._model.fit(features, targets)
+        self._kernel = self._model.kernel_
+        smooth = self._kernel.k1
+        self._linear = float(smooth.k1.k1.constant_value)
+        self._rough = float(smooth.k2.k1.constant_value)
+        self._length = float(smooth.k2.k2.length_scale)
+        self._train, self._alpha = features, self._model.alpha_.ravel()
+        self._norms = np.square(features).sum(axis=1)
+        return self
+
+    def predict(self, features: Array) -> Array:
+        products = features @ self._train.T
+        norms = np.square(features).sum(axis=1)[:, None]
+        far = np.sqrt(np.maximum(norms + self._norms - 2 * products, 0.0))
+        far *= math.sqrt(5) / self._length
+        rough = (1 + far + far**2 / 3) * np.exp(-far)
+        mean = (self._linear * (products + 1) + self._rough * rough) @ self._alpha
+        return np.asarray(mean * self._model._y_train_std + self._model._y_train_mean)
+
+    def covariance(self, features: Array) -> Array:
+        return np.asarray(self._model.predict(features, return_cov=True)[1])
+
+    def again(self) -> _Process:
+        """Return an unfitted copy that keeps the parameters, which take long to find."""
+        return _Process(self._kernel)
 
 
 def teaching(surrogates: Sequence[Surrogate], designs: ArrayLike, count: int) -> list[int]:

@@ -35,8 +35,9 @@ class Fleet:
 
     def predict(self, designs: Sequence[Widths]) -> Array:
         """Return predicted milliseconds (clusters, n)."""
-        features = self.geometry.features(designs)
-        return np.stack([s.predict_features(features) for s in self.surrogates])
+        multiples = {s.multiple for s in self.surrogates}
+        features = {m: self.geometry.features(designs, m) for m in multiples}
+        return np.stack([s.predict_features(features[s.multiple]) for s in self.surrogates])
 
     def value(self, designs: Sequence[Widths]) -> Array:
         """Return what the objective makes of the predictions, (n,) milliseconds."""
@@ -119,7 +120,9 @@ def learn(
         if cluster in before:
             surrogate = before[cluster].refit(known.widths, known.latencies)
         else:
-            surrogate = Surrogate(geometry, settings.surrogate, seed=settings.seed)
+            surrogate = Surrogate(
+                geometry, settings.surrogate, seed=settings.seed, multiple=cluster.multiple
+            )
             surrogate.fit(known.widths, known.latencies, known.repeatability)
             reporter.noted(step, _sentence(cluster, surrogate))
             reporter.advanced(step, len(surrogates) + 1)

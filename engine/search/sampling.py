@@ -70,6 +70,7 @@ def more(
     taken: set[Widths],
     incumbents: Sequence[Widths],
     learns: Learns,
+    moved: Callable[[Sequence[Widths]], Sequence[Widths]] = lambda designs: designs,
 ) -> list[Widths]:
     """Choose designs near the incumbents that would teach the surrogates most.
 
@@ -83,6 +84,7 @@ def more(
         taken: designs that are known already; the chosen ones are added.
         incumbents: the best designs so far, at least one.
         learns: see `Learns`.
+        moved: what the search makes of designs before it scores them.
     """
     size, least = len(space.now), np.array(space.smallest)
     spread = np.maximum(1.0, 0.35 * (np.array(space.now) - least))
@@ -99,6 +101,7 @@ def more(
         return space.widths(space.upper * random.random(size) * random.uniform(0.1, 1.0))[0]
 
     pool = _distinct(near(), (near, near, near, box), POOL, set(taken), space, random)
+    pool = [w for w in dict.fromkeys(moved(pool)) if w not in taken]
     chosen = [pool[i] for i in learns(pool, min(count, len(pool)))]
     taken.update(chosen)
     return chosen
