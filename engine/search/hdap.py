@@ -327,6 +327,8 @@ class Loop:
         return Iteration(
             design=design,
             accuracy=tuned.accuracy,
+            test_accuracy=self.accuracy(network, "test"),
+            macs=int(self.geometry.macs(found.widths).sum()),
             accuracy_kept=found.accuracy,
             predicted_ms=_by_cluster(fleet, found.widths),
             predicted_original_ms=_by_cluster(fleet, self.whole),
@@ -368,6 +370,7 @@ class Loop:
             "widths_before": list(self.whole),
             "widths_after": list(widths),
             "outer_iterations": len(kept),
+            "front": [step.point() for step in self.iterations],
             "designs_measured": sum(len(call) for call in self.measurements.asked),
         }
         if kept:

@@ -28,6 +28,10 @@ class Iteration:
     """Against the network at its start."""
     accuracy: float
     """After fine-tuning, on the selection split."""
+    test_accuracy: float
+    """The same on the test split: reported, and nothing is chosen by it."""
+    macs: int
+    """Multiply-accumulates of its network for one image."""
     accuracy_kept: float
     """Before fine-tuning, on training images, relative to the start of the iteration."""
     predicted_ms: Mapping[str, float]
@@ -53,6 +57,16 @@ class Iteration:
     def speedup(self) -> float:
         """As measured, else as predicted."""
         return self.predicted_speedup if self.measured_speedup is None else self.measured_speedup
+
+    def point(self) -> dict[str, Any]:
+        """Return where it lies between accuracy and latency, for JSON."""
+        return {
+            "macs": self.macs,
+            "selection_accuracy": self.accuracy,
+            "test_accuracy": self.test_accuracy,
+            "predicted_speedup": self.predicted_speedup,
+            "measured_speedup": self.measured_speedup,
+        }
 
     def to_state(self) -> dict[str, Any]:
         """Return it as plain data for JSON."""
