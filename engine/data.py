@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import pictures
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
@@ -57,11 +59,13 @@ class Dataset:
     """Whether an image seen in a mirror keeps its class (a digit does not)."""
 
 
-def load(source: str | Path, seed: int = 0) -> Dataset:
-    """Read a dataset: "digits", a CIFAR-10 folder, or an .npz file.
+def load(source: str | Path, seed: int = 0, size: int | None = None) -> Dataset:
+    """Read a dataset: "digits", a CIFAR-10 folder, a folder of pictures, or an .npz file.
 
     A CIFAR-10 folder holds the original Python batches, the original binary batches, or lossless
-    WebP sheets of 40 x 25 images beside a `labels.npz`. An .npz file holds `train_images`,
+    WebP sheets of 40 x 25 images beside a `labels.npz`. A folder of pictures has a folder for each
+    class, in `train` and `test` where it has these, else a fifth of each class is the test split;
+    pictures are brought to `size` pixels a side. An .npz file holds `train_images`,
     `train_labels`, `test_images`, `test_labels` (images uint8, NHWC or NCHW) and, if wanted,
     `classes`. The same `seed` gives the same splits.
 
@@ -71,13 +75,16 @@ def load(source: str | Path, seed: int = 0) -> Dataset:
     if str(source) == "digits":
         return _digits(seed)
     path = Path(source).expanduser()
+    if path.is_dir() and pictures.is_folder_of_pictures(path):
+        names, (train, train_labels), (test, test_labels) = pictures.read(path, seed, size)
+        return _split(path.name, names, train, train_labels, test, test_labels, seed)
     if path.is_dir():
         train, train_labels, test, test_labels = _folder(path)
         return _split(path.name, _CIFAR_NAMES, train, train_labels, test, test_labels, seed)
     if path.suffix == ".npz" and path.is_file():
         return _npz(path, seed)
     if not path.exists():
-        raise ValueError(f'{source}: no such dataset: give "digits", a CIFAR-10 folder or an .npz')
+        raise ValueError(f'{source}: no such dataset: give "digits", a folder or an .npz file')
     raise ValueError(f"{path}: not a dataset: give a folder or an .npz file")
 
 
@@ -99,7 +106,8 @@ def augment(images: Tensor, generator: Generator, padding: int = 4, flip: bool =
     if not flip:
         return shifted
     mirrored = torch.rand(n, generator=generator) < 0.5
-    return torch.where(mirrored[:, None, None, None], shifted.flip(3), shifted)
+    chosen = mirrored[:, None, None, None].to(images.device)
+    return torch.where(chosen, shifted.flip(3), shifted)
 
 
 def _digits(seed: int) -> Dataset:
@@ -230,7 +238,7 @@ def _folder(path: Path) -> _Raw:
         raise ValueError(f"{path}: the folder is empty: put the CIFAR-10 batches there")
     raise ValueError(
         f"{path}: no CIFAR-10 in this folder: expected data_batch_1, data_batch_1.bin or "
-        "train_00.webp with labels.npz"
+        "train_00.webp with labels.npz, or a folder of pictures for each class"
     )
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "NAMES", "NETWORKS", "SHIPPED", "Network", "accept", "build", "load", "load_weights",
-    "recognise", "title",
+    "NAMES", "NETWORKS", "SHIPPED", "Network", "accept", "build", "image_size", "load",
+    "load_weights", "recognise", "title",
 ]  # fmt: skip
 
 TIMM = "timm:"
@@ -171,6 +171,11 @@ def title(spec: str) -> str:
     return Path(spec).stem if spec.endswith(".onnx") else spec.rpartition(":")[2]
 
 
+def image_size(spec: str) -> int | None:
+    """Return how many pixels a side the images of a built-in network have, None for any other."""
+    return NETWORKS[spec].size if spec in NETWORKS else None
+
+
 def accept(model: nn.Module, spec: str, classes: int, shape: Sequence[int]) -> None:
     """Refuse images that a network does not read, and a network with other classes.
 
@@ -186,8 +191,8 @@ def accept(model: nn.Module, spec: str, classes: int, shape: Sequence[int]) -> N
     import torch
 
     images = f"images of {shape[3]}x{shape[2]} pixels and {shape[1]} channels"
-    if spec in NETWORKS and tuple(shape[2:]) != (NETWORKS[spec].size,) * 2:
-        size = NETWORKS[spec].size
+    size = image_size(spec)
+    if size is not None and tuple(shape[2:]) != (size, size):
         raise ValueError(f"{spec} reads images of {size}x{size} pixels, and these are {images}")
     try:
         with torch.no_grad():

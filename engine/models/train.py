@@ -1,6 +1,7 @@
-"""Train a built-in network: the command that made the shipped weights.
+"""Train a network: the command that made the shipped weights.
 
     python -m engine.models.train --network resnet20 --data digits --out weights.safetensors
+    python -m engine.models.train --network mine.networks:small --data shop --out shop.safetensors
 
 Progress goes to standard error. Beside the weights stands a JSON file with the accuracy, the
 command and everything else that is needed to make them again.
@@ -49,9 +50,18 @@ def _train(options: argparse.Namespace) -> dict[str, object]:
 
     if not options.out.parent.is_dir():
         raise ValueError(f"{options.out.parent}: there is no such folder to write to")
-    dataset = data.load(options.data, options.seed)
+    if models.recognise(options.network) == "onnx":
+        raise ValueError(f"{options.network}: an ONNX file is trained already")
+    dataset = data.load(options.data, options.seed, models.image_size(options.network))
     torch.manual_seed(options.seed)
-    model = models.build(options.network, len(dataset.classes), mean=dataset.mean, std=dataset.std)
+    model = models.load(
+        options.network,
+        len(dataset.classes),
+        example_shape=dataset.test_images[:2].shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        folder=Path.cwd(),
+    )
     recipe = Recipe(
         epochs=options.epochs,
         lr=options.lr,
@@ -92,11 +102,19 @@ def _say(event: AnyEvent) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine.models.train",
-        description="Train a built-in network and write its weights as safetensors.",
+        description="Train a network and write its weights as safetensors.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--network", choices=models.NAMES, default="resnet20", help="which network")
-    parser.add_argument("--data", default="digits", help='"digits", a CIFAR-10 folder or an .npz')
+    parser.add_argument(
+        "--network",
+        default="resnet20",
+        help=f"{', '.join(models.NAMES)}, timm:NAME or package.module:function",
+    )
+    parser.add_argument(
+        "--data",
+        default="digits",
+        help='"digits", a CIFAR-10 folder, a folder of pictures or an .npz',
+    )
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the training split")
     parser.add_argument("--lr", type=float, default=0.1, help="learning rate at the start")

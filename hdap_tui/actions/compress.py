@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.models import NAMES
+from engine.models import NAMES, recognise
 from hdap_tui import library
 from hdap_tui.actions.jobs import jobs_dir, started
 from hdap_tui.config import Settings
@@ -46,8 +46,9 @@ def compress(
     detach: bool = False,
 ) -> Outcome:
     """Start a job that searches a smaller network for the fleet as it is now."""
+    settings, store = context.settings, context.store
     changes = {
-        "network": network,
+        "network": settings.network if network is None else _network(network),
         "evaluations": evaluations,
         "seed": seed,
         "maximum_drop": maximum_drop,
@@ -57,7 +58,6 @@ def compress(
         "objective": objective,
         "per_cluster": per_cluster,
     }
-    settings, store = context.settings, context.store
     devices.sync(store, settings.devices)
     found = _present(clusters.latest(store), {device.name for device in settings.devices})
     if not found.clusters and not found.devices:
@@ -67,7 +67,7 @@ def compress(
     first = context.settings.first_model
     parent = library.ensure(settings, store)[first.name]
     asked = _aligned(_asked(settings, changes, epochs), store)
-    used = str(weights.absolute()) if weights else str(settings.weights)
+    used = str(weights.absolute()) if weights else str(settings.weights_of(asked.network))
     request: dict[str, Any] = {
         "config": str(settings.path),
         "compression": msgspec.to_builtins(asked),
@@ -167,9 +167,6 @@ def _asked(settings: Settings, changes: Mapping[str, Any], epochs: int | None) -
             f'The constraint "{asked.constraint}" needs a latency to reach: give --target-speedup '
             "or --target-latency-ms, or set one under [compression]."
         )
-    if asked.network not in NAMES:
-        known = did_you_mean(asked.network, NAMES)
-        raise SettingsError(f'No network is called "{asked.network}"; {known}')
     return asked
 
 
@@ -207,6 +204,26 @@ def _data(settings: Settings, named: str | None) -> str:
     return named if named == "digits" else str(Path(named).expanduser().absolute())
 
 
+def _network(named: str) -> str:
+    return str(Path(named).expanduser().absolute()) if named.endswith(".onnx") else named
+
+
+def _check_network(network: str, weights: str) -> None:
+    try:
+        kind = recognise(network)
+    except ValueError as error:
+        raise SettingsError(
+            f'No network is called "{network}"; {did_you_mean(network, NAMES)} '
+            "It may also be timm:NAME, package.module:function or an .onnx file."
+        ) from error
+    if kind == "onnx" and not Path(network).is_file():
+        raise SettingsError(f"--network: there is no file {network}.")
+    if kind in ("builtin", "timm") and not weights:
+        raise SettingsError(
+            f"{network} comes without trained weights: give --weights, or set compression.weights."
+        )
+
+
 def _check_files(request: dict[str, Any]) -> None:
     """Refuse at once what the job would only find out later."""
     data, weights = str(request["data"]), str(request["weights"])
@@ -216,5 +233,6 @@ def _check_files(request: dict[str, Any]) -> None:
             raise SettingsError(f"--data: there is no file or folder {path}.")
         if path.is_dir() and not any(path.iterdir()):
             raise SettingsError(f"--data: the folder {path} is empty; it needs images and labels.")
-    if not weights.startswith("builtin:") and not Path(weights).is_file():
+    _check_network(request["compression"]["network"], weights)
+    if weights and not weights.startswith("builtin:") and not Path(weights).is_file():
         raise SettingsError(f"--weights: there is no file {weights}.")

@@ -23,6 +23,7 @@ from hdap_tui.ssh.jumps import parse_jumps
 BUILTIN = "builtin:"
 BUILTIN_MODELS = ("resnet20-digits", "compute", "bandwidth", "dispatch")
 BUILTIN_WEIGHTS = ("resnet20-digits",)
+BUILTIN_WEIGHTS_OF = {"resnet20": "builtin:resnet20-digits"}
 BUILTIN_DATA = ("digits",)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -135,9 +136,21 @@ class Settings:
         return next((model for model in self.models if not model.probe), None)
 
     @property
+    def network(self) -> str:
+        """The network that a compression starts from, a file by its absolute path."""
+        named = self.compression.network
+        return str(self.resolve(named)) if named.endswith(".onnx") else named
+
+    @property
     def weights(self) -> str | Path:
-        """Weights that a compression starts from: the name of shipped ones, or a file."""
+        """Weights that a compression starts from: `weights_of` the settings' own network."""
+        return self.weights_of(self.compression.network)
+
+    def weights_of(self, network: str) -> str | Path:
+        """Return a network's weights: the name of shipped ones, a file, or empty for its own."""
         named = self.compression.weights
+        if not named:
+            return BUILTIN_WEIGHTS_OF.get(network, "")
         return named if named.startswith(BUILTIN) else self.resolve(named)
 
     @property
@@ -184,8 +197,9 @@ class Settings:
         keys = {device.identity for device in self.devices if not device.emulated}
         files = [("private key", key) for key in sorted(key for key in keys if key)]
         files += [(f'model "{model.name}"', model.path) for model in self.models if model.path]
-        files += [(what, p) for what, p in (("weights", self.weights), ("data", self.data))
-                  if isinstance(p, Path)]  # fmt: skip
+        network = Path(self.network) if self.network.endswith(".onnx") else ""
+        files += [(what, p) for what, p in (("network", network), ("weights", self.weights),
+                  ("data", self.data)) if isinstance(p, Path)]  # fmt: skip
         for what, path in files:
             if not path.exists():
                 yield f"{what}: {path} does not exist."
