@@ -8,21 +8,25 @@ started again ends in the same network, given the same processor and number of t
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine import accelerator
 from engine.compress import checkpoint as checkpoints
-from engine.compress.evaluate import accuracy, evaluate, reestimate_batch_norm
+from engine.compress.evaluate import accuracy, answers, evaluate, place, reestimate_batch_norm
 from engine.compress.inference import evaluating
 from engine.data import augment
 from engine.events import silent
@@ -35,6 +39,7 @@ __all__ = ["Epoch", "Recipe", "Result", "accuracy", "finetune", "reestimate_batc
 
 _MAX_ROLLBACKS = 4
 _ROLLBACK_FACTOR = 0.2
+_CHECK = 20  # batches between two looks at the loss
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,21 @@ class Recipe:
     augment: bool = True
     """Shift images by up to four pixels, and mirror them where the dataset allows."""
     distill: float = 0.0
-    """Share of the loss that comes from the teacher, 0 to 1."""
+    """Share of the loss that comes from the teacher, 0 to 1; with 1, labels are not looked at."""
     temperature: float = 4.0
     """Softens both distributions of the distillation (Hinton et al. 2015, arXiv 1503.02531)."""
     seed: int = 0
     threads: int = 1
     bf16: bool = False
-    """Train in bfloat16, channels last, where the processor has it."""
+    """Train in bfloat16, channels last, where the device has it."""
+    warmup_epochs: float = 0.0
+    """The learning rate rises to its value over so many epochs, then follows the schedule."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes (arXiv 1512.00567, section 7)."""
+    device: accelerator.Wish = "auto"
+    processes: int = 1
+    """Processes that each learn a part of every batch and average their gradients; on a machine
+    with CUDA one a GPU. More than one needs the extra hdap-tui[gpu]."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +152,44 @@ def finetune(
     """
     _validate(model, dataset, recipe, teacher)
     reporter = reporter or silent()
+    if teacher is not None:
+        dataset = labelled(dataset, teacher)
     reporter.started(step, total=recipe.epochs, weight=weight)
-    with _threads(recipe.threads), torch.random.fork_rng(devices=[]):
-        run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled)
+    with TemporaryDirectory() as folder:
+        if recipe.processes > 1:
+            from engine.compress import team
+
+            checkpoint = checkpoint or Path(folder) / "checkpoint.safetensors"
+            team.finetune(model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step)
+            # What they learnt lies in the checkpoint.
+            cancelled = lambda: True  # noqa: E731
+        result = work(model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step)
+    if result.finished:
+        reporter.finished(step, accuracy=result.accuracy, best_epoch=result.best_epoch)
+    return result
+
+
+def work(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    teacher: nn.Module | None,
+    reporter: Reporter,
+    checkpoint: Path | None,
+    cancelled: Callable[[], bool],
+    step: str,
+    team: Team | None = None,
+) -> Result:
+    """Train in this process, as one of a team or alone; arguments as with `finetune`."""
+    team = team or Team(recipe)
+    cuda = [team.device] if team.device.type == "cuda" else []
+    with _threads(recipe.threads), torch.random.fork_rng(devices=cuda):
+        run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled, team)
         if run.bf16 != recipe.bf16:
-            reporter.noted(step, "this processor has no bfloat16: training in float32")
-        if run.state.epochs:
+            reporter.noted(step, "this device has no bfloat16: training in float32")
+        if 0 < len(run.state.epochs) < recipe.epochs:
             reporter.noted(step, f"resuming after epoch {len(run.state.epochs)}")
+        if run.state.epochs:
             reporter.advanced(step, len(run.state.epochs))
         finished = True
         while finished and len(run.state.epochs) < recipe.epochs:
@@ -161,10 +205,51 @@ def finetune(
             reporter.advanced(step, number)
             reporter.scored(step, "accuracy", number, done.accuracy)
             reporter.scored(step, "loss", number, done.loss)
-        result = run.finish(finished)
-    if finished:
-        reporter.finished(step, accuracy=result.accuracy, best_epoch=result.best_epoch)
-    return result
+        return run.finish(finished)
+
+
+class Team:
+    """Who trains together: here, one process alone."""
+
+    rank, size = 0, 1
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.device = accelerator.device(recipe.device)
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Return this process's part of a batch."""
+        return batch[self.rank :: self.size]
+
+    def join(self, model: nn.Module) -> nn.Module:
+        """Return the network so that its gradients are averaged over the team."""
+        return model
+
+    def backward(self, loss: Tensor) -> None:
+        """Find the gradients."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum over the team."""
+        return value
+
+    def agree(self, model: nn.Module) -> None:
+        """Take over the first one's batch norm statistics."""
+
+
+def labelled(dataset: Dataset, network: nn.Module) -> Dataset:
+    """Give training, selection and calibration images without a label (-1) the network's answer.
+
+    Where there are no labels, what the original network says is what a pruned one has to keep.
+    """
+    found = {}
+    for split in ("train", "selection", "calibration"):
+        labels = getattr(dataset, f"{split}_labels")
+        missing = np.flatnonzero(labels < 0)
+        if len(missing):
+            images = torch.from_numpy(getattr(dataset, f"{split}_images")[missing])
+            found[f"{split}_labels"] = labels.copy()
+            found[f"{split}_labels"][missing] = answers(network, images).numpy()
+    return replace(dataset, **found) if found else dataset
 
 
 class _Run:
@@ -178,20 +263,29 @@ class _Run:
         teacher: nn.Module | None,
         checkpoint: Path | None,
         cancelled: Callable[[], bool],
+        team: Team,
     ) -> None:
-        self.model, self.recipe, self.teacher = model, recipe, teacher
+        self.model, self.recipe, self.team = model, recipe, team
         self.checkpoint, self.cancelled = checkpoint, cancelled
         self.mirrors = dataset.mirrors
-        self.images = torch.from_numpy(dataset.train_images)
-        self.labels = torch.from_numpy(dataset.train_labels)
+        self.images = torch.from_numpy(dataset.train_images).to(team.device)
+        self.labels = torch.from_numpy(dataset.train_labels).to(team.device)
         self.selection = (
-            torch.from_numpy(dataset.selection_images),
-            torch.from_numpy(dataset.selection_labels),
+            team.share(torch.from_numpy(dataset.selection_images)).to(team.device),
+            team.share(torch.from_numpy(dataset.selection_labels)).to(team.device),
         )
-        self.bf16 = recipe.bf16 and torch.cpu._is_avx512_bf16_supported()
+        self.bf16 = recipe.bf16 and accelerator.has_bfloat16(team.device)
         self.state = _State(_fingerprint(model, dataset, recipe))
+        self.home = place(model)
+        model.to(team.device)
+        self.teacher = None
+        if teacher is not None and recipe.distill:
+            # A copy: the caller's stays as it is, and where it is.
+            self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(team.device)
         if self.bf16:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for network in (model, self.teacher):
+                if network is not None:
+                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         learnt = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
             learnt,
@@ -203,18 +297,20 @@ class _Run:
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
         else:
-            found, loss = evaluate(model, *self.selection)
+            found, loss = self._judge()
             if math.isfinite(loss):
                 self.state.best_accuracy, self.state.best_loss = found, loss
             self.best = _copy(model.state_dict())
         self.good = self._tensors()
+        self.learner = team.join(model)
 
     def epoch(self) -> Epoch:
         """Train one epoch, judge it, and save the state."""
         number = len(self.state.epochs)
         first = self._rate(number, 0.0)
         loss = self._train(number)
-        found, selection_loss = evaluate(self.model, *self.selection)
+        self.team.agree(self.model)
+        found, selection_loss = self._judge()
         if not math.isfinite(selection_loss):
             raise _Diverged("the loss on the selection split is not finite")
         done = Epoch(loss, found, first)
@@ -224,7 +320,7 @@ class _Run:
             self.state.best_accuracy, self.state.best_loss = found, selection_loss
             self.best = _copy(self.model.state_dict())
         self.good = self._tensors()
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and not self.team.rank:
             checkpoints.save(self.checkpoint, {**self.good, "best": self.best}, asdict(self.state))
         return done
 
@@ -247,7 +343,7 @@ class _Run:
         self.model.load_state_dict(self.best)
         if self.bf16:
             self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.model.eval()
+        self.model.eval().to(self.home)
         epochs = tuple(Epoch(**epoch) for epoch in self.state.epochs)
         return Result(self.state.best_accuracy, self.state.best_epoch, epochs, finished)
 
@@ -256,47 +352,71 @@ class _Run:
         torch.manual_seed(self.recipe.seed * 100_003 + number)  # for dropout
         order = torch.randperm(len(self.labels), generator=generator)
         # A batch of one image has no variance to normalise by.
-        batches = [b for b in torch.split(order, self.recipe.batch) if len(b) > 1]
-        self.model.train()
-        total = 0.0
+        least = 2 * self.team.size
+        batches = [b for b in torch.split(order, self.recipe.batch) if len(b) >= least]
+        self.learner.train()
+        total = torch.zeros((), dtype=torch.float64, device=self.team.device)
         for done, chosen in enumerate(batches):
             if self.cancelled():
                 raise _Cancelled
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(number, done / len(batches))
+            chosen = chosen.to(self.team.device)
             images = self.images[chosen]
             if self.recipe.augment:
                 images = augment(images, generator, flip=self.mirrors)
-            total += self._batch(images.float() / 255, self.labels[chosen])
-        return total / len(batches)
+            images, labels = self.team.share(images), self.team.share(self.labels[chosen])
+            total += self._batch(images.float() / 255, labels)
+            if done % _CHECK == 0 or done == len(batches) - 1:
+                # Not every time: asking for a number makes a GPU wait.
+                mean = float(self.team.sum(total)) / self.team.size
+                if not math.isfinite(mean):
+                    raise _Diverged("the loss is not finite")
+        return mean / len(batches)
 
-    def _batch(self, images: Tensor, labels: Tensor) -> float:
+    def _judge(self) -> tuple[float, float]:
+        """Return accuracy and mean loss on the selection split."""
+        found, loss = evaluate(self.model, *self.selection)
+        if self.team.size == 1:
+            return found, loss
+        count = len(self.selection[1])
+        sums = torch.tensor([found * count, loss * count, count], dtype=torch.float64)
+        right, lost, images = self.team.sum(sums.to(self.team.device)).tolist()
+        return round(right) / images, lost / images
+
+    def _batch(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.bf16:
             images = images.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            logits = self.model(images)
-        loss = functional.cross_entropy(logits.float(), labels)
-        if self.recipe.distill and self.teacher is not None:
-            with evaluating(self.teacher), torch.no_grad():
-                soft = self.teacher(images)
-            share = self.recipe.distill
+        share, device = self.recipe.distill, self.team.device
+        with accelerator.mixed(device, self.bf16):
+            logits = self.learner(images)
+            if self.teacher is not None:
+                with torch.inference_mode():
+                    soft = self.teacher(images)
+        loss = torch.zeros((), device=device)
+        if share < 1:
+            loss = functional.cross_entropy(
+                logits.float(), labels, label_smoothing=self.recipe.label_smoothing
+            )
+        if self.teacher is not None:
             loss = (1 - share) * loss + share * _distillation(
                 logits.float(), soft.float(), self.recipe.temperature
             )
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise _Diverged("the loss is not finite")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.team.backward(loss)
         self.optimizer.step()
-        return value
+        return loss.detach()
 
     def _rate(self, number: int, part: float) -> float:
         """Learning rate `part` of the way through an epoch, counted from 0."""
         recipe = self.recipe
         rate = recipe.lr * _ROLLBACK_FACTOR**self.state.rollbacks
+        warm = recipe.warmup_epochs
+        if number + part < warm:
+            return rate * (number + part + 0.1) / (warm + 0.1)
         if recipe.schedule == "cosine":
-            return rate * 0.5 * (1 + math.cos(math.pi * (number + part) / recipe.epochs))
+            left = recipe.epochs - warm
+            return rate * 0.5 * (1 + math.cos(math.pi * (number + part - warm) / left))
         if recipe.schedule == "step":
             return rate * 0.1 ** (number // recipe.step_epochs)
         return rate
@@ -342,14 +462,23 @@ def _validate(
         ("step_epochs", recipe.step_epochs >= 1),
         ("temperature", recipe.temperature > 0),
         ("distill", 0 <= recipe.distill <= 1),
+        ("warmup_epochs", 0 <= recipe.warmup_epochs < max(recipe.epochs, 1)),
+        ("label_smoothing", 0 <= recipe.label_smoothing < 1),
+        ("processes", recipe.processes >= 1),
     ):
         if not good:
             raise ValueError(f"the recipe's {name} cannot be {getattr(recipe, name)}")
     if recipe.distill and teacher is None:
         raise ValueError("the recipe distils, but there is no teacher")
+    if recipe.distill < 1 and (dataset.train_labels < 0).any():
+        raise ValueError(
+            f"{dataset.name} has training images without a label: they can only be learnt from "
+            "the unpruned network's answers: set distill to 1"
+        )
     with evaluating(model), torch.no_grad():
         try:
-            outputs = model(torch.from_numpy(dataset.train_images[:1]).float() / 255).shape[-1]
+            images = torch.from_numpy(dataset.train_images[:1]).to(place(model))
+            outputs = model(images.float() / 255).shape[-1]
         except RuntimeError as error:
             raise ValueError(
                 f"the network cannot read the images of {dataset.name}: {error}"
@@ -379,7 +508,7 @@ def _fingerprint(model: nn.Module, dataset: Dataset, recipe: Recipe) -> str:
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     digest.update(dataset.train_labels.tobytes())
     digest.update(dataset.selection_labels.tobytes())
     return digest.hexdigest()

@@ -6,11 +6,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
     BrokenExecutor,
@@ -21,9 +17,9 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from contextlib import contextmanager
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
+
+from engine.workers import Spawning, prepare
 
 Kind = Literal["processes", "threads", "dask"]
 _P = ParamSpec("_P")
@@ -66,7 +62,7 @@ class Processes(Executor):
         self._begin()
 
     def _begin(self) -> None:
-        self._context = _Recording()
+        self._context = Spawning()
         self._pool = ProcessPoolExecutor(self._workers, self._context, prepare)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -85,41 +81,7 @@ class Processes(Executor):
     def end(self) -> None:
         """End the workers at once, whatever they are at."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in self._context.started:
-            if process.is_alive():
-                process.kill()
-        for process in self._context.started:
-            process.join()
-
-
-class _Recording(SpawnContext):
-    """Spawns processes and remembers them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.started: list[SpawnProcess] = []
-
-    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]
-        process = SpawnProcess(*args, **kwargs)
-        self.started.append(process)
-        return process
-
-
-def prepare() -> None:
-    """Make a new process a worker: one thread, deaf to Ctrl-C, gone when its parent is."""
-    import torch
-
-    # Ctrl-C reaches the whole group; it is for the parent to decide.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_outlive, args=(parent.sentinel,), daemon=True).start()
-
-
-def _outlive(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+        self._context.end()
 
 
 @contextmanager

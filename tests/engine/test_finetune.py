@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +18,13 @@ from torch import Tensor, nn
 from engine import data
 from engine.compress import checkpoint as checkpoints
 from engine.compress.evaluate import evaluate
-from engine.compress.finetune import Recipe, accuracy, finetune, reestimate_batch_norm
+from engine.compress.finetune import (
+    Recipe,
+    accuracy,
+    finetune,
+    labelled,
+    reestimate_batch_norm,
+)
 from engine.events import Advanced, AnyEvent, Finished, Noted, Reporter, Scored, Started
 from engine.models.train import main
 
@@ -363,3 +371,69 @@ def test_a_process_killed_in_the_middle_goes_on_to_the_same_bytes(tmp_path: Path
     assert main([*common, "--out", str(killed)]) == 0
     assert main([*common, "--out", str(whole)]) == 0
     assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_images_without_labels_are_learnt_from_the_teacher_alone(
+    small: nn.Module, digits: data.Dataset
+) -> None:
+    teacher = copy.deepcopy(small)
+    finetune(teacher, digits, _recipe(epochs=6))
+    none = dataclasses.replace(
+        digits,
+        train_labels=np.full_like(digits.train_labels, -1),
+        selection_labels=np.full_like(digits.selection_labels, -1),
+    )
+    with pytest.raises(ValueError, match="without a label: they can only be learnt from"):
+        finetune(small, none, _recipe())
+    finetune(small, none, _recipe(distill=1.0, epochs=6), teacher=teacher)
+    assert accuracy(small, digits.test_images, digits.test_labels) > 0.85
+    answers = labelled(none, teacher).selection_labels
+    assert accuracy(teacher, digits.selection_images, answers) == 1.0
+    assert labelled(digits, teacher) is digits
+
+
+def test_the_rate_rises_before_the_schedule_begins(small: nn.Module, digits: data.Dataset) -> None:
+    result = finetune(small, digits, _recipe(lr=0.1, warmup_epochs=2.0, label_smoothing=0.1))
+    rates = [epoch.lr for epoch in result.epochs]
+    assert rates[0] < 0.01
+    assert rates[0] < rates[1] < rates[2] == 0.1
+    assert rates[3] == pytest.approx(0.05)
+
+
+def test_two_processes_train_one_network_and_go_on_where_they_were_stopped(
+    small: nn.Module, digits: data.Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    whole, stopped, resumed, alone = (copy.deepcopy(small) for _ in range(4))
+    recipe, path = _recipe(epochs=3, processes=2), tmp_path / "run.safetensors"
+    events: list[AnyEvent] = []
+    undisturbed = finetune(whole, digits, recipe, reporter=Reporter("j", events.append))
+    assert [e.n for e in events if isinstance(e, Advanced)][:3] == [1, 2, 3]
+    assert undisturbed.finished
+    assert accuracy(whole, digits.test_images, digits.test_labels) > 0.8
+
+    cut = finetune(stopped, digits, recipe, checkpoint=path, cancelled=path.exists)
+    assert not cut.finished
+    assert 1 <= len(cut.epochs) < 3
+    assert finetune(resumed, digits, recipe, checkpoint=path) == undisturbed
+    assert _same(whole, resumed)
+
+    # Averaged gradients of halves are the gradient of the whole, up to the batch norms.
+    single = finetune(alone, digits, _recipe(epochs=3))
+    assert undisturbed.epochs[0].loss == pytest.approx(single.epochs[0].loss, rel=0.1)
+
+
+class Fatal(Small):
+    """Ends the second process of a team."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and os.environ.get("RANK") == "1":
+            os._exit(9)
+        return super().forward(x)
+
+
+def test_a_process_that_dies_is_one_clear_sentence(digits: data.Dataset) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    with pytest.raises(ValueError, match=r"ended unexpectedly .* the epochs before are kept"):
+        finetune(Fatal(), digits, _recipe(processes=2))
+    assert not multiprocessing.active_children()
