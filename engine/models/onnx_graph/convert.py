@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.models.onnx_graph import folding, operators, parity
@@ -12,6 +14,7 @@ from engine.models.onnx_graph.network import Network
 
 _FREE_BATCH = 7  # a number that no other size of a network is likely to have
 _FREE_SIZES = (3, 224, 224)
+_LEAST_PIXELS = 8  # a side; fewer than that are channels
 
 
 def convert(path: str | Path, example_shape: Sequence[int] | None = None) -> Network:
@@ -34,8 +37,9 @@ def convert(path: str | Path, example_shape: Sequence[int] | None = None) -> Net
     channels_last = _channels_last(source)
     shape = _example(source, example_shape, channels_last)
     builder = Builder(source, shape, channels_last)
-    for proto in source.proto.graph.node:
-        _step(builder, Node(proto, source.opset))
+    with _quiet():
+        for proto in source.proto.graph.node:
+            _step(builder, Node(proto, source.opset))
     network = builder.finish()
     parity.check(network, source, shape, channels_last)
     return network
@@ -60,10 +64,23 @@ def _step(builder: Builder, node: Node) -> None:
         raise ValueError(f"{where} does not fit its inputs: {first}") from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back torch's remarks about shapes that do not fit; they come as errors."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _channels_last(source: Source) -> bool:
-    few = (1, 3, 4)
     shape = source.shape
-    return len(shape) == 4 and shape[3] in few and shape[1] not in few
+    if len(shape) != 4 or shape[3] not in (1, 3, 4):
+        return False
+    return all(size is None or size >= _LEAST_PIXELS for size in shape[1:3])
 
 
 def _example(source: Source, wish: Sequence[int] | None, channels_last: bool) -> tuple[int, ...]:

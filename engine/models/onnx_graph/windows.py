@@ -13,12 +13,13 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.models.onnx_graph import layers
 from engine.models.onnx_graph.builder import Builder, Node, Refused, Selection, Value
 
+_LONGEST = 1 << 14  # pixels of a pad or a stride
 _CONVOLUTIONS: tuple[Callable[..., nn.modules.conv._ConvNd], ...] = (
     nn.Conv1d,
     nn.Conv2d,
@@ -80,10 +81,23 @@ def conv_transpose(builder: Builder, node: Node) -> None:
 def _finish(builder: Builder, node: Node, layer: nn.modules.conv._ConvNd, value: Value) -> None:
     if layer.groups < 1 or layer.out_channels % layer.groups:
         raise Refused(f"{layer.out_channels} channels do not fall into {layer.groups} groups")
-    layer.weight = nn.Parameter(builder.tensor(node, 1))
+    weight = builder.tensor(node, 1)
+    layer.weight = nn.Parameter(weight, requires_grad=node.given(2) or not _selects(layer, weight))
     if node.given(2):
         layer.bias = nn.Parameter(builder.tensor(node, 2))
     builder.layer(node, layer, value)
+
+
+def _selects(layer: nn.modules.conv._ConvNd, weight: Tensor) -> bool:
+    """Tell whether a convolution only picks channels: a shortcut that was rewritten before.
+
+    It has nothing to learn, no more than the slices and pads that it stands for.
+    """
+    if layer.groups > 1 or layer.transposed or weight[0, 0].numel() > 1:
+        return False
+    picks = weight.flatten(1)
+    ones = (picks == 1).sum() == (picks != 0).sum() > 0
+    return bool(ones) and int(picks.sum(0).max()) == 1 and int(picks.sum(1).max()) == 1
 
 
 def pool(builder: Builder, node: Node) -> None:
@@ -154,6 +168,8 @@ def pad(builder: Builder, node: Node) -> None:
         pads = full
     if len(pads) != 2 * rank:
         raise Refused(f"it has {len(pads)} pads for {rank} axes")
+    if max(map(abs, pads)) > _LONGEST:
+        raise Refused(f"its pads are {pads}")
     fill = float(node.attribute("value", 0.0))
     if node.given(2):
         fill = float(builder.constant(node, 2).reshape(-1)[0])
@@ -241,7 +257,7 @@ def _geometry(
         ("dilations", dilations, rank, 1),
         ("pads", pads, 2 * rank, 0),
     ):
-        if len(numbers) != length or min(numbers) < least or max(numbers) > 1 << 14:
+        if len(numbers) != length or min(numbers) < least or max(numbers) > _LONGEST:
             raise Refused(f"its {name} are {numbers}")
     return strides, dilations, pads
 
