@@ -15,7 +15,6 @@ from engine.models import NAMES, recognise
 from hdap_tui import library
 from hdap_tui.actions.jobs import jobs_dir, started
 from hdap_tui.config import Settings
-from hdap_tui.config.schema import Compression
 from hdap_tui.config.source import did_you_mean
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import SettingsError, UserError
@@ -66,7 +65,7 @@ def compress(
         raise SettingsError(f"{settings.path}: [[models]] names no model that is no probe.")
     first = context.settings.first_model
     parent = library.ensure(settings, store)[first.name]
-    asked = _aligned(_asked(settings, changes, epochs), store)
+    asked = _asked(settings, changes, epochs)
     used = str(weights.absolute()) if weights else str(settings.weights_of(asked.network))
     request: dict[str, Any] = {
         "config": str(settings.path),
@@ -75,7 +74,7 @@ def compress(
         "weights": used,
         # The model in use is the parent only where the job starts from its very weights.
         "parent": parent.digest if used == f"builtin:{first.builtin}" else "",
-        "clusters": groups(found, _latencies(store, parent.digest)),
+        "clusters": _aligned(groups(found, _latencies(store, parent.digest)), store),
     }
     _check_files(request)
     return started(context, control.start(jobs_dir(context), "compress", request), detach)
@@ -170,11 +169,15 @@ def _asked(settings: Settings, changes: Mapping[str, Any], epochs: int | None) -
     return asked
 
 
-def _aligned(asked: Compression, store: Store) -> Compression:
-    """Return it with the channel multiple of most devices, where the settings leave it to them."""
-    if asked.channel_multiple:
-        return asked
-    return msgspec.structs.replace(asked, channel_multiple=common_multiple(store))
+def _aligned(clusters: list[dict[str, Any]], store: Store) -> list[dict[str, Any]]:
+    """Return the clusters with the channel multiple of most of their devices that were probed.
+
+    Else it is that of most of the fleet; where nobody was probed it is missing.
+    """
+    fleet = common_multiple(store)
+    if fleet is None:
+        return clusters
+    return [{**c, "multiple": common_multiple(store, c["members"]) or fleet} for c in clusters]
 
 
 def _present(found: ClusterMap, names: set[str]) -> ClusterMap:

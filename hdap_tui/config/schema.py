@@ -313,6 +313,9 @@ class Compression(Section, frozen=True):
     """Per cent by which networks of their own must make the fleet faster."""
     samples: Annotated[int, Meta(ge=10)] = 60
     """Designs measured on every cluster's representative to learn its latency from."""
+    sampling: Literal["guided", "uniform"] = "guided"
+    """How they are chosen: where the search goes and near its best designs, or uniformly over all
+    designs as in HDAP's paper, which takes thousands."""
     optimiser: Literal["ncs", "phc", "random", "cma", "de", "nsga2", "ncs-authors"] = "ncs"
     """What proposes candidates: Negatively Correlated Search, or one to compare it with (cma, de and
     nsga2 need the extra "peers")."""
@@ -332,8 +335,8 @@ class Compression(Section, frozen=True):
     max_extra_pruning: Annotated[float, Meta(gt=0, le=1)] = 0.2
     """Largest share of a group's channels that one round removes."""
     channel_multiple: Whole = 0
-    """Kept channels are rounded up to it: many processors run other widths slower, not faster; 0:
-    what `hdap devices probe` found on most devices, 8 where none was probed."""
+    """Kept channels are always rounded up to it; 0: design by design, where that is faster, up to
+    the devices' own multiple, which `hdap devices probe` finds (8 where none was probed)."""
     finalists: Whole = 3
     """Best designs that are measured during and after each search, where the fastest wins."""
     surrogate: Literal["auto", "gbrt", "gp", "ridge"] = "auto"

@@ -89,6 +89,7 @@ class _Compression:
                 size=c["size"],
                 devices=tuple(c["devices"]),
                 levels=tuple(c.get("levels", ())),
+                multiple=c.get("multiple", USUAL_MULTIPLE),
             )
             for c in request["clusters"]
         ]
@@ -98,6 +99,12 @@ class _Compression:
         search = self._search_settings()
         self.reporter.started(WHOLE, weight=self._expected_s(search))
         self.reporter.started("prepare", weight=_PREPARE_S)
+        if not self.asked.channel_multiple and "multiple" not in self.request["clusters"][0]:
+            self.reporter.noted(
+                "prepare",
+                f"no device was probed for its channel multiple: designs are rounded up to "
+                f"{USUAL_MULTIPLE} where that is faster; hdap devices probe finds theirs",
+            )
         network, dataset = self._load()
         import torch
 
@@ -179,7 +186,7 @@ class _Compression:
             per_cluster=asked.per_cluster,
             per_cluster_gain=asked.per_cluster_gain,
             alpha=asked.alpha,
-            channel_multiple=asked.channel_multiple or USUAL_MULTIPLE,
+            channel_multiple=asked.channel_multiple or 1,
             reestimate=True,
             max_extra_pruning=asked.max_extra_pruning,
             maximum_drop=asked.maximum_drop,
@@ -187,6 +194,7 @@ class _Compression:
             target_latency_ms=asked.target_latency_ms or None,
             accuracy_images=asked.accuracy_images,
             samples=asked.samples,
+            sampling=asked.sampling,
             finalists=asked.finalists,
             surrogate=asked.surrogate,
             measurement_seconds=one * max(1.0, len(self.clusters) / cores),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,17 +120,19 @@ def changed(before: Mapping[str, Fact], after: Mapping[str, Fact]) -> tuple[Chan
     return tuple(Change(*pair) for pair in pairs if pair[1] != pair[2])
 
 
-def common_multiple(store: Store) -> int:
+def common_multiple(store: Store, devices: Collection[str] | None = None) -> int | None:
     """Return the channel multiple that most devices were measured to have, the larger of equals.
 
-    The usual one where none was probed.
+    None where none of these devices (default: all) was probed.
     """
     votes = Counter(
         multiple
-        for known in latest(store).values()
-        if type(multiple := known.get("channel_multiple")) is int and multiple > 0
+        for device, known in latest(store).items()
+        if type(multiple := known.get("channel_multiple")) is int
+        and multiple > 0
+        and (devices is None or device in devices)
     )
-    return max(votes, key=lambda multiple: (votes[multiple], multiple)) if votes else USUAL_MULTIPLE
+    return max(votes, key=lambda multiple: (votes[multiple], multiple)) if votes else None
 
 
 def _keep(store: Store, device: str, before: Facts, facts: Facts) -> tuple[Change, ...]:

@@ -77,7 +77,7 @@ def test_the_channel_multiple_stays_until_the_device_is_another(store: Store) ->
 
 
 def test_the_fleet_has_the_multiple_of_most(store: Store) -> None:
-    assert facts.common_multiple(store) == facts.USUAL_MULTIPLE
+    assert facts.common_multiple(store) is None
     facts.add(store, "a", {"channel_multiple": 4})
     facts.add(store, "b", {"channel_multiple": 16})
     assert facts.common_multiple(store) == 16
