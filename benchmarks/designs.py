@@ -104,6 +104,19 @@ class Designs:
         return np.median(blocks, axis=0)
 
 
+def compare_files(paths: Sequence[Path], images: Any, blocks: int = 5) -> list[float]:
+    """Return by how much each model is faster than the first, interleaved, processor time."""
+    found = []
+    for _ in range(blocks):
+        base, *others = [_runner(path.read_bytes(), images) for path in paths]
+        turns = np.zeros((ROUNDS, len(others)))
+        for turn in range(ROUNDS):
+            for i, other in enumerate(others):
+                turns[turn, i] = _take(base) / _take(other)
+        found.append(np.median(turns, axis=0))
+    return [float(ratio) for ratio in np.median(found, axis=0)]
+
+
 def _runner(file: bytes, images: Any) -> Callable[[], Any]:
     session = make_session(file, 1, "CPUExecutionProvider", flush=True)  # type: ignore[arg-type]
     feed = {session.get_inputs()[0].name: images}

@@ -400,6 +400,26 @@ class Loop:
         return settings.constraint == "latency" or lost <= settings.maximum_drop + 1e-9
 
 
+def stages(
+    network: nn.Module, groups: Sequence[Group], folder: Path
+) -> Iterator[tuple[Iteration, nn.Module]]:
+    """Yield each finished outer iteration of a search's folder, and the network at its end.
+
+    Args:
+        network: the original.
+        groups: its dependency groups.
+        folder: where the search was kept.
+    """
+    number = 1
+    while (path := folder / f"iteration-{number}.safetensors").exists():
+        iteration, tensors = _load(path)
+        network = prune(network, groups, iteration.design).eval()
+        network.load_state_dict(tensors)
+        groups = narrow(groups, iteration.design)
+        yield iteration, network
+        number += 1
+
+
 def narrow(groups: Sequence[Group], design: Design) -> tuple[Group, ...]:
     """Return the dependency groups of the network that the design makes of theirs."""
     gone = removed(groups, design)

@@ -19,7 +19,7 @@ from engine.compress.prune import prune
 from engine.events import Advanced, Finished, Noted, Reporter, Scored, Started
 from engine.fleet.geometry import measure_geometry
 from engine.latency import Latency
-from engine.search.hdap import Cancelled, Cluster, Settings, compress, narrow
+from engine.search.hdap import Cancelled, Cluster, Settings, compress, narrow, stages
 
 CLUSTERS = (Cluster(0, 7, ("fast-1", "fast-2")), Cluster(1, 5, ("slow-1", "slow-2")))
 SETTINGS = Settings(
@@ -462,3 +462,12 @@ def test_the_slowest_devices_can_be_what_counts(network, groups, digits, geometr
         if expected is not None:
             assert last.measured_speedup == pytest.approx(expected)
     assert found["mean"].measured_speedup != found["worst"].measured_speedup
+
+
+def test_the_network_after_each_outer_iteration_can_be_had(undisturbed, network, groups):
+    result, folder, *_ = undisturbed
+    found = list(stages(network, groups, folder))
+    assert [iteration for iteration, _ in found] == list(result.iterations)
+    assert fingerprint(found[-1][1]) == fingerprint(result.network)
+    points = result.metrics["front"]
+    assert [p["measured_speedup"] for p in points] == sorted(p["measured_speedup"] for p in points)
