@@ -1,0 +1,161 @@
+"""A network pruned further and further for the emulated fleet: accuracy against latency.
+
+    python -m benchmarks.front --data ../shared/data/cifar10 \\
+        --weights ../shared/data/weights_cifar10/resnet56_akamaster.safetensors --network resnet56
+
+The whole job as an operator starts it: an emulated lab, `hdap sweep`, `hdap compress` for a latency
+to reach in several outer iterations. The network at the end of each is then compared with the
+original by `hdap bench --compare`, all in float32, interleaved in one run, on every device of the
+lab and (`--local`) on this machine without a lab around it. Killed and started again on the same
+folder, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.designs import compare_files
+from benchmarks.servers import row
+from engine import data, models
+from engine.compress.evaluate import accuracy
+from engine.compress.export import export
+from engine.compress.prunable import prunable
+from engine.search.hdap import stages
+from hdap_tui.lab import control
+from hdap_tui.lab.fleet_file import fleet_toml
+from hdap_tui.lab.profiles import Plan
+
+_SETTINGS = """
+[compression]
+network = "{network}"
+weights = "{weights}"
+data = "{data}"
+constraint = "latency"
+target_speedup = {speedup}
+outer_iterations = {iterations}
+max_extra_pruning = {reach}
+evaluations = {evaluations}
+accuracy_images = {images}
+samples = {samples}
+quantize = "never"
+per_cluster = "never"
+[compression.finetune]
+epochs = {epochs}
+lr = {lr}
+batch = 128
+bf16 = true
+distill = {distill}
+"""
+
+
+def main() -> None:
+    """Run the command."""
+    options = _parser().parse_args()
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    lab = control.up(folder / "lab", options.devices, plan=Plan(step_at_s=None))
+    try:
+        fleet = folder / "fleet.toml"
+        fleet.write_text(
+            fleet_toml(lab, _SETTINGS.format(**{**vars(options), "data": options.data.absolute(),
+                                                "weights": options.weights.absolute()}))
+        )  # fmt: skip
+        job = _job(fleet, lab.state)
+        minutes = (time.monotonic() - begun) / 60
+        _report(options, fleet, job, minutes)
+    finally:
+        control.down(folder / "lab")
+
+
+def _job(fleet: Path, state: Path) -> Path:
+    """Sweep and compress, or go on; return the job's folder."""
+    jobs = sorted((state / "jobs").glob("compress-*"))
+    if not jobs:
+        _hdap(fleet, "sweep")
+        _hdap(fleet, "compress")
+    elif not (jobs[-1] / "result.json").exists():
+        _hdap(fleet, "jobs", "resume", jobs[-1].name)
+    return sorted((state / "jobs").glob("compress-*"))[-1]
+
+
+def _report(options: argparse.Namespace, fleet: Path, job: Path, minutes: float) -> None:
+    torch.set_num_threads(2)
+    dataset = data.load(options.data)
+    network = models.load(options.network, len(dataset.classes), options.weights)
+    example = torch.from_numpy(dataset.test_images[:2]).float() / 255
+    groups = prunable(network, example).groups
+    work = job / "work"
+    files = [export(network, example, options.folder / "original.onnx").path]
+    points = []
+    for number, (iteration, pruned) in enumerate(stages(network, groups, work), 1):
+        files.append(export(pruned, example, options.folder / f"iteration-{number}.onnx").path)
+        points.append((iteration, accuracy(pruned, dataset.test_images, dataset.test_labels)))
+    macs = iteration_macs(network, example, groups)
+    before = accuracy(network, dataset.test_images, dataset.test_labels)
+    compared = _hdap(fleet, "bench", *map(str, files), "--compare", "--json")
+    local = compare_files(files, example[:1].numpy())
+    print(
+        f"\n{options.network}: job and sweep took {minutes:.0f} min; {options.epochs} epochs each\n"
+    )
+    print(row("outer iteration", "fewer MACs", "test accuracy", "fleet mean (emulated)", "here"))
+    print(row("---", "---", "---", "---", "---"))
+    print(row("0", "1", f"{before:.2%}", "1", "1"))
+    for number, ((iteration, found), pair, here) in enumerate(
+        zip(points, compared["fleet"], local, strict=True), 1
+    ):
+        print(
+            row(
+                str(number),
+                f"{macs / iteration.macs:.2f}x",
+                f"{found:.2%}",
+                f"{pair['speedup']:.2f}x ({pair['low']:.2f} to {pair['high']:.2f})",
+                f"{here:.2f}x",
+            )
+        )
+
+
+def iteration_macs(network: torch.nn.Module, example: torch.Tensor, groups: Any) -> int:
+    """Return the multiply-accumulates of the unpruned network."""
+    from engine.fleet.geometry import measure_geometry
+
+    whole = tuple(group.channels for group in groups)
+    return int(measure_geometry(network, groups, example).macs(whole).sum())
+
+
+def _hdap(fleet: Path, *words: str) -> Any:
+    command = [sys.executable, "-m", "hdap_tui", "--config", str(fleet), *words]
+    wants = "--json" in words
+    done = subprocess.run(command, stdout=subprocess.PIPE if wants else None, check=True)
+    return json.loads(done.stdout) if wants else None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--network", default="resnet56")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/hdap-front"))
+    parser.add_argument("--devices", type=int, default=12)
+    parser.add_argument("--speedup", type=float, default=2.7, help="latency to reach in the end")
+    parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--reach", type=float, default=0.7)
+    parser.add_argument("--epochs", type=int, default=10, help="of each outer iteration")
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--distill", type=float, default=0.0)
+    parser.add_argument("--evaluations", type=int, default=400)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=60)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
