@@ -25,6 +25,7 @@ from engine.compress.inference import session
 from engine.compress.prune import prune
 from engine.models import builtin
 from engine.models.onnx_graph import Network, convert, restore_batch_norms
+from engine.models.onnx_graph.naming import layer_name, unused
 from tests.engine.conftest import shake
 
 Floats = NDArray[np.float32]
@@ -353,6 +354,31 @@ def test_an_operator_means_what_onnx_runtime_takes_it_for(
         assert _apart(network, path, images) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("weight", "node", "name"),
+    [
+        ("layer1.0.conv1.weight", "node_conv2d_3", "layer1.0.conv1"),
+        ("onnx::Conv_512", "/layer1/layer1.0/conv1/Conv", "layer1.0.conv1"),
+        ("onnx::Conv_512", "", "conv"),
+        ("model/dense/MatMul/ReadVariableOp:0", "model/dense/MatMul", "model_dense"),
+        ("conv2d_0.w_0", "p2o.Conv.0", "conv2d_0"),
+        ("features.type.weight", "", "features.type_"),
+        ("../../etc/passwd", "", "etc_passwd"),
+    ],
+)
+def test_layers_are_named_after_their_weights_or_else_their_place(
+    weight: str, node: str, name: str
+) -> None:
+    assert unused(layer_name(weight, node, "Conv"), ()) == name
+
+
+def test_no_two_layers_share_a_name_and_none_lies_within_another() -> None:
+    taken: list[str] = []
+    for wanted in ("conv", "conv", "conv.1", "block.conv", "block", "block.conv"):
+        taken.append(unused(wanted, taken))
+    assert taken == ["conv", "conv_2", "conv_1_2", "block.conv", "block_2", "block_conv_2"]
+
+
 def test_split_shuffle_and_join(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Split", ["x"], ["a", "b"], axis=1),
@@ -487,3 +513,4 @@ def test_the_networks_of_other_makers_convert() -> None:
         pytest.skip("this onnx package has no test data")
     network = convert(path)
     assert sum(p.numel() for p in network.parameters()) == 1_235_496
+    assert network(torch.rand(2, 3, 224, 224)).shape == (2, 1000)

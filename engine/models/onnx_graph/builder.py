@@ -22,6 +22,7 @@ from engine.models.onnx_graph.naming import layer_name, unused
 from engine.models.onnx_graph.network import Network, Step
 
 Array = NDArray[np.generic]
+_FLATTEN = partial(torch.flatten, start_dim=1)
 MAX_ELEMENTS = 1 << 28
 """Of one tensor between two layers, or computed from constants."""
 
@@ -184,7 +185,8 @@ class Builder:
     def note(self, name: str, value: Value) -> None:
         """Let a name of the file stand for a value that has one already."""
         self._values[name] = value
-        self._uses[value.name] += self._uses[name] - 1
+        if value.name != name:
+            self._uses[value.name] += self._uses[name] - 1
 
     def layer(self, node: Node, layer: nn.Module, value: Value, weight: int = 1) -> None:
         """Add a layer that maps `value` to the node's output; named after that input."""
@@ -287,7 +289,10 @@ class Builder:
         value = self.value(self.source.output)
         if value.constant is not None:
             raise ValueError(f"{self.source.path}: its output does not depend on its input")
-        output = self.ready(value.softmax_of or value).name
+        value = self.ready(value.softmax_of or value)
+        if len(value.shape) > 2 and math.prod(value.shape[2:]) == 1:
+            value = self._emit(f"{value.name} (N, classes)", _FLATTEN, [value])
+        output = value.name
         network = Network(self._input, output)
         steps, needed = [], {output}
         for step in reversed(self._steps):

@@ -40,7 +40,7 @@ def _place(node: str, operator: str) -> str:
     parts = [part for part in node.split("/") if part]
     if parts and re.fullmatch(rf"{operator}(_\d+)?", parts[-1]):
         parts.pop()
-    pairs = zip(parts, [*parts[1:], ""], strict=True)
+    pairs = zip(parts, [*parts[1:], ""], strict=False)
     return ".".join(part for part, following in pairs if not following.startswith(f"{part}."))
 
 
