@@ -34,7 +34,7 @@ def surrogates(geometry: Geometry, kind: str, designs: list[Widths]) -> list[Sur
         macs, moved = geometry.macs(designs, 16).sum(1), geometry.traffic(designs).sum(1)
         clean = compute * macs / 1e8 + memory * moved / 4e7 + 0.05
         noise = np.exp(0.01 * random.standard_normal(len(clean)))
-        fitted.append(Surrogate(geometry, kind).fit(designs, clean * noise))  # type: ignore[arg-type]
+        fitted.append(Surrogate(geometry, kind, multiple=16).fit(designs, clean * noise))  # type: ignore[arg-type]
     return fitted
 
 
@@ -56,14 +56,16 @@ def candidates_a_second(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluations", type=int, default=20_000)
-    parser.add_argument("--samples", type=int, default=60)
+    parser.add_argument("--samples", type=int, default=150)
+    parser.add_argument("--network", default="resnet20")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model, example = models.build("resnet20").eval(), torch.rand(1, 3, 32, 32)
+    side = 224 if options.network == "resnet50" else 32
+    model, example = models.build(options.network).eval(), torch.rand(1, 3, side, side)
     groups = trace(model, example)
     geometry = measure_geometry(model, groups, example)
     channels = tuple(group.channels for group in groups)
-    space = Space(channels, channels, reach=0.5)
+    space = Space(channels, channels, reach=0.5, steps=(4, 8, 16))
     designs = sampling.first(space, options.samples, np.random.default_rng(0), set(), wide=0.8)
     print("surrogate  error   rank   fit    candidates a second: " + "  ".join(OPTIMISERS))
     for kind in KINDS:
