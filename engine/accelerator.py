@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -39,4 +39,4 @@ def mixed(device: torch.device, enabled: bool) -> AbstractContextManager[object]
     """Compute convolutions and products in bfloat16 inside; what is delicate stays float32."""
     import torch
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
