@@ -127,7 +127,7 @@ def load(
 
         if weights:
             raise ValueError(f"{spec} brings its own weights: leave weights empty")
-        model = convert(Path(spec))
+        model = convert(spec, example_shape)
     elif kind == "builtin":
         model = build(spec, classes, mean=mean, std=std)
     else:
@@ -190,10 +190,15 @@ def accept(model: nn.Module, spec: str, classes: int, shape: Sequence[int]) -> N
     """
     import torch
 
+    from engine.models.normalise import Normalise
+
     images = f"images of {shape[3]}x{shape[2]} pixels and {shape[1]} channels"
     size = image_size(spec)
     if size is not None and tuple(shape[2:]) != (size, size):
         raise ValueError(f"{spec} reads images of {size}x{size} pixels, and these are {images}")
+    normalise = getattr(model, "normalise", None)
+    if isinstance(normalise, Normalise) and len(normalise.mean) != shape[1]:
+        raise ValueError(f"{spec} reads {len(normalise.mean)} channels, and these are {images}")
     try:
         with torch.no_grad():
             out = model(torch.zeros(*shape))

@@ -37,14 +37,14 @@ def read(path: str | Path) -> dict[str, Tensor]:
 def _unpickled(path: str | Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path}: not a readable file of weights: {first}") from error
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: holds more than weights, and loading it could run any code: "
             "save its state_dict as safetensors"
         ) from error
+    except Exception as error:
+        # The reader meets any bytes, and may stumble over them in any way.
+        raise ValueError(f"{path}: not a readable file of weights: {error!r}") from error
     for key in _WRAPPINGS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
