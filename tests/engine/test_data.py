@@ -167,6 +167,61 @@ def test_webp_sheets_are_cut_into_images(tmp_path: Path) -> None:
     assert np.array_equal(dataset.test_images[2 * 40 + 1], third_row_second)
 
 
+def _draw(path: Path, value: int, width: int = 24, height: int = 16) -> None:
+    image = pytest.importorskip("PIL.Image")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
+    margin = (width - height) // 2
+    pixels[:, margin : margin + height] = value  # the middle square
+    image.fromarray(pixels).save(path)
+
+
+def test_a_folder_of_pictures_has_a_class_for_each_folder(tmp_path: Path) -> None:
+    for number, name in enumerate(("apple", "pear")):
+        for index in range(24):
+            _draw(tmp_path / "train" / name / f"{index}.png", 10 * number + index)
+        for index in range(8):
+            _draw(tmp_path / "test" / name / f"{index}.bmp", 100 + 10 * number)
+    (tmp_path / "train" / "apple" / "notes.txt").write_text("not a picture")
+    found = data.load(tmp_path, size=8)
+    assert found.classes == ("apple", "pear")
+    assert found.test_images.shape == (16, 3, 8, 8)
+    assert set(found.test_images[:8, :, :, 1:-1].flat) == {100}, "the middle alone"
+    assert list(found.test_labels) == [0] * 8 + [1] * 8
+    assert (
+        len(found.train_labels) + len(found.selection_labels) + len(found.calibration_labels) == 48
+    )
+    _draw(tmp_path / "test" / "plum" / "0.png", 1)
+    with pytest.raises(ValueError, match="the class plum is not in"):
+        data.load(tmp_path, size=8)
+
+
+def test_without_a_test_folder_a_fifth_of_each_class_is_the_test(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for index in range(50):
+            _draw(tmp_path / name / f"{index}.png", index, width=16)
+    found, again = data.load(tmp_path, seed=1), data.load(tmp_path, seed=1)
+    assert np.bincount(found.test_labels).tolist() == [10, 10]
+    assert np.array_equal(found.test_images, again.test_images)
+    assert not _bytes(found.test_images[:10]) & _bytes(found.train_images[found.train_labels == 0])
+
+
+def test_pictures_that_cannot_be_used_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(50):
+        _draw(tmp_path / "a" / f"{index:02}.png", index, width=16)
+    _draw(tmp_path / "a" / "50.png", 0, width=18)
+    with pytest.raises(ValueError, match=r"50\.png: has 18x16 pixels and others 16x16"):
+        data.load(tmp_path)
+    (tmp_path / "a" / "50.png").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"50\.png: cannot be read as a picture"):
+        data.load(tmp_path)
+    monkeypatch.setattr("engine.pictures.LIMIT", 1000)
+    with pytest.raises(ValueError, match="51 images of 224x224 pixels take more than"):
+        data.load(tmp_path, size=224)
+
+
 def test_augmentation_shifts_and_mirrors_and_repeats_with_its_generator() -> None:
     images = torch.arange(64 * 3 * 8 * 8).reshape(64, 3, 8, 8).remainder(251).to(torch.uint8) + 1
     first = data.augment(images, torch.Generator().manual_seed(1), padding=2)
