@@ -422,6 +422,8 @@ def _refusals() -> Iterator[Any]:
     yield node("Conv", "w", strides=[0, 0]), w, r"its strides are \[0, 0\]"
     yield node("Conv", "w"), {"w": _random(4, 5, 1, 1)}, "does not fit its inputs"
     yield node("Reshape", "s"), {"s": np.int64([7, 11])}, "cannot become"
+    yield node("Split", axis=0), {}, "takes some of the images"
+    yield node("Expand", "bad"), {"bad": np.float32([2])}, "Expand"
     yield node("Tile", "big"), big, "operator Tile"
     yield node("QuantizeLinear", "s", "z"), {"s": np.float32(1), "z": np.uint8(0)}, "is quantized"
     yield node("Relu"), {"half": np.float16([1])}, "16 bits a number"

@@ -29,10 +29,11 @@ _BATCH = 64
 _EPSILON = 1e-5
 
 
-def restore_batch_norms(network: Network, images: NDArray[np.uint8]) -> int:
+def restore_batch_norms(network: nn.Module, images: NDArray[np.uint8]) -> int:
     """Put a batch norm behind every convolution, in place; the answers stay as they are.
 
-    A network that has norms of its own is left as it is: nothing was folded.
+    A network that has norms of its own is left as it is: nothing was folded. So is one that
+    :func:`convert` did not make.
 
     Args:
         network: what :func:`convert` made.
@@ -46,6 +47,8 @@ def restore_batch_norms(network: Network, images: NDArray[np.uint8]) -> int:
     """
     if len(images) < 2:
         raise ValueError("batch norms need two images at least")
+    if not isinstance(network, Network):
+        return 0
     convolutions = _convolutions(network)
     if not convolutions or any(isinstance(m, _NORMS) for m in network.modules()):
         return 0

@@ -52,10 +52,14 @@ def _check_batch(network: Network, images: torch.Tensor, source: Source) -> None
     except (RuntimeError, IndexError):
         same = False
     if not same:
-        raise ValueError(
-            f"{source.path}: it only works for batches of {source.shape[0] or 'one size'}: export "
-            "it again with a free batch size"
-        )
+        raise ValueError(_one_batch(source))
+
+
+def _one_batch(source: Source) -> str:
+    return (
+        f"{source.path}: it only works for batches of {source.shape[0] or 'one size'}: export it "
+        "again with a free batch size"
+    )
 
 
 def _compare(
@@ -72,10 +76,18 @@ def _compare(
     asked = list(dict.fromkeys(names))
     del proto.graph.output[:], proto.graph.value_info[:]
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in asked)
-    runtime = session(proto.SerializeToString())
-    expected = dict(zip(asked, runtime.run(asked, {source.input: images}), strict=True))
-    with evaluating(network), torch.no_grad():
-        found = network.values(torch.from_numpy(_nchw(images, channels_last)), asked)
+    try:
+        runtime = session(proto.SerializeToString())
+        expected = dict(zip(asked, runtime.run(asked, {source.input: images}), strict=True))
+    except Exception as error:
+        # The runtime's classes of errors share no base of their own.
+        reason = str(error).strip().splitlines()[0].rpartition("cannot run it: ")[2][:300]
+        raise ValueError(f"{source.path}: ONNX Runtime cannot run it: {reason}") from error
+    try:
+        with evaluating(network), torch.no_grad():
+            found = network.values(torch.from_numpy(_nchw(images, channels_last)), asked)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(_one_batch(source)) from error
     worst, where = 0.0, "the output"
     for name in asked:
         node = makers[name]

@@ -91,6 +91,8 @@ def split(builder: Builder, node: Node) -> None:
     """Build a split into several tensors."""
     value = builder.value(node.inputs[0])
     axis = node.attribute("axis", 0) % len(value.shape)
+    if axis == 0:
+        raise Refused("it takes some of the images")
     sizes = builder.integers(node, "split", 1)
     if sizes is None:
         size = math.ceil(value.shape[axis] / len(node.outputs))
