@@ -315,9 +315,11 @@ COMMANDS: tuple[Command, ...] = (
         "r",
         _action("compress:compress"),
         (
-            Parameter("data", "digits, or a folder with CIFAR-10."),
-            Parameter("weights", "Weights to start from (safetensors).", kind="path"),
-            Parameter("network", "The network's name, resnet20 for one."),
+            Parameter("data", "digits, CIFAR-10, a folder of pictures or an .npz."),
+            Parameter("weights", "Weights to start from (safetensors or .pth).", kind="path"),
+            Parameter(
+                "network", "resnet20, vgg16, …, timm:NAME, package.module:function or an .onnx."
+            ),
             Parameter("evaluations", "Candidates that the search may score.", kind="integer"),
             Parameter("epochs", "Epochs of fine-tuning.", kind="integer"),
             Parameter("seed", "Seed of everything random.", kind="integer"),

@@ -138,6 +138,24 @@ def test_files_are_relative_to_the_settings_file_and_what_comes_along_is_not(
     assert list(shipped.missing()) == []
 
 
+@pytest.mark.parametrize(
+    ("network", "named", "weights"),
+    [
+        ("resnet20", "resnet20", "builtin:resnet20-digits"),
+        ("vgg16", "vgg16", ""),
+        ("shop.networks:small", "shop.networks:small", ""),
+        ("net.onnx", "{folder}/net.onnx", ""),
+    ],
+)
+def test_weights_that_nobody_names_are_those_that_come_with_the_network(
+    tmp_path: Path, network: str, named: str, weights: str
+) -> None:
+    settings = load(write(tmp_path, f'[compression]\nnetwork = "{network}"\n'))
+    assert settings.network == named.format(folder=tmp_path)
+    assert settings.weights == weights
+    assert len(list(settings.missing())) == (network == "net.onnx")
+
+
 def test_the_state_variable_goes_before_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
