@@ -471,3 +471,27 @@ def test_the_network_after_each_outer_iteration_can_be_had(undisturbed, network,
     assert fingerprint(found[-1][1]) == fingerprint(result.network)
     points = result.metrics["front"]
     assert [p["measured_speedup"] for p in points] == sorted(p["measured_speedup"] for p in points)
+
+
+class Vanishing(Devices):
+    """One representative answers a few times and then no more."""
+
+    def latency(self, widths, device, digest):
+        if sum(name == "fast-1" for _, name in self.asked) >= 5:
+            self.broken["fast-1"] = "unreachable"
+        return super().latency(widths, device, digest)
+
+
+def test_a_representative_that_vanishes_while_designs_are_measured_is_stood_in_for(
+    network, groups, digits, geometry, tmp_path
+):
+    one = replace(SETTINGS, outer_iterations=1, maximum_drop=100.0, recipe=Recipe(epochs=0))
+    events, devices = [], Vanishing(geometry)
+    reporter = Reporter("vanishing", events.append)
+    result = compress(network, groups, digits, CLUSTERS, devices, one, tmp_path / "run", reporter)
+    assert len(result.iterations) == 1
+    notes = [event.text for event in events if isinstance(event, Noted)]
+    assert sum("fast-2 stands in for cluster 0" in note for note in notes) == 1
+    last = [name for _, name in devices.asked[-10:]]
+    assert set(last) == {"fast-2", "slow-1"}
+    assert result.metrics["surrogates"]["0"]["samples"] > one.samples
