@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from engine import models
 from engine.compress.export import Template, parity
 from engine.compress.groups import choose, importance
+from engine.compress.profile import macs
 from engine.compress.prunable import Prunable, prunable
 from engine.compress.prune import prune
+from engine.fleet.geometry import measure_geometry
 from engine.models.convnext import Block, ConvNeXt
 from engine.models.mobilenet import MobileNet
 from engine.models.resnet8 import ResNet8
@@ -56,6 +58,8 @@ def test_a_family_prunes_and_exports_and_onnx_runtime_agrees(name: str) -> None:
     design = choose(groups, [0.5] * count, importance(model, groups))
     pruned = prune(model, groups, design)
     assert all(k <= (g.channels + 1) // 2 for k, g in zip(design.widths, groups, strict=True))
+    counted = measure_geometry(model, groups, images).macs([design.widths])
+    assert counted.sum() == macs(pruned, images)
     template = Template(model, images, groups)
     assert parity(template.build(pruned), pruned, images) < 1e-5
 
