@@ -25,7 +25,7 @@ from engine.compress.prunable import prunable
 from engine.compress.quantize import isa, onnx_accuracy, quantize_static
 from engine.events import Reporter
 from engine.latency import Latency
-from engine.models import SHIPPED, image_size, title
+from engine.models import SHIPPED, image_size, recognise, title
 from engine.models import load as load_network
 from engine.search import fleetwide, hdap
 from engine.search.hdap import Cancelled, Cluster, Result
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Cancelled", "run"]
 
 _BUILTIN = "builtin:"
+_STATISTICS_IMAGES = 512  # enough for the mean and variance of a channel
 _PREPARE_S, _EXPORT_S, _QUANTIZE_S, _DECIDE_S = 8.0, 6.0, 1.5, 6.0
 
 
@@ -167,6 +168,14 @@ class _Compression:
             example_shape=dataset.test_images[:2].shape,
             folder=self.settings.path.parent,
         )
+        if recognise(asked.network) == "onnx":
+            from engine.models.onnx_graph import restore_batch_norms
+
+            count = restore_batch_norms(network, dataset.train_images[:_STATISTICS_IMAGES])
+            if count:
+                self.reporter.noted(
+                    "prepare", f"{count} batch norms, folded away in the file, are measured anew"
+                )
         return network, dataset
 
     def _search_settings(self) -> hdap.Settings:

@@ -4,6 +4,9 @@ A folded network computes the same, but trains worse: pruning moves the mean and
 every channel, and nothing puts them right again. A batch norm whose statistics were measured on
 images, and whose scale and shift undo just these, changes nothing until the network is pruned or
 trained. When the network is exported it is folded again.
+
+ResNet-20 on CIFAR-10 (91.7 %), 40 % of every group pruned, then 300 steps of fine-tuning on 9600
+images at a learning rate of 0.003: 75.4 % right with the batch norms, 15.6 % without.
 """
 
 from __future__ import annotations
