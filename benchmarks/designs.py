@@ -47,7 +47,7 @@ class Designs:
         torch.manual_seed(0)
         self.name, self._end = name, time.monotonic() + seconds
         self.network = models.build(name).eval()
-        side = 224 if name.startswith(("mobilenet", "resnet50")) else 32
+        side = models.NETWORKS[name].size
         example = torch.rand(1, 3, side, side)
         self.groups = trace(self.network, example)
         self.geometry = measure_geometry(self.network, self.groups, example)
