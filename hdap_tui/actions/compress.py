@@ -15,6 +15,7 @@ from engine.models import NAMES, recognise
 from hdap_tui import library
 from hdap_tui.actions.jobs import jobs_dir, started
 from hdap_tui.config import Settings
+from hdap_tui.config.settings import BUILTIN, BUILTIN_WEIGHTS_OF
 from hdap_tui.config.source import did_you_mean
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import SettingsError, UserError
@@ -221,10 +222,14 @@ def _check_network(network: str, weights: str) -> None:
         ) from error
     if kind == "onnx" and not Path(network).is_file():
         raise SettingsError(f"--network: there is no file {network}.")
-    if kind in ("builtin", "timm") and not weights:
+    if kind not in ("builtin", "timm"):
+        return
+    if not weights:
         raise SettingsError(
             f"{network} comes without trained weights: give --weights, or set compression.weights."
         )
+    if weights.startswith(BUILTIN) and weights != BUILTIN_WEIGHTS_OF.get(network):
+        raise SettingsError(f"{weights} are not the weights of {network}: give --weights.")
 
 
 def _check_files(request: dict[str, Any]) -> None:
@@ -237,5 +242,5 @@ def _check_files(request: dict[str, Any]) -> None:
         if path.is_dir() and not any(path.iterdir()):
             raise SettingsError(f"--data: the folder {path} is empty; it needs images and labels.")
     _check_network(request["compression"]["network"], weights)
-    if weights and not weights.startswith("builtin:") and not Path(weights).is_file():
+    if weights and not weights.startswith(BUILTIN) and not Path(weights).is_file():
         raise SettingsError(f"--weights: there is no file {weights}.")

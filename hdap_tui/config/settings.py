@@ -149,7 +149,7 @@ class Settings:
     def weights_of(self, network: str) -> str | Path:
         """Return a network's weights: the name of shipped ones, a file, or empty for its own."""
         named = self.compression.weights
-        if not named:
+        if not named or network.endswith(".onnx"):
             return BUILTIN_WEIGHTS_OF.get(network, "")
         return named if named.startswith(BUILTIN) else self.resolve(named)
 

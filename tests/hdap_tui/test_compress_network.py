@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from engine.models.resnet8 import ResNet8
+from hdap_tui.actions.compress import _check_network
 from hdap_tui.config import load
+from hdap_tui.errors import SettingsError
 from hdap_tui.jobs.compress import _asked, _Compression
 
 NETWORK = """
@@ -79,3 +81,25 @@ def test_what_does_not_fit_the_network_is_said_in_a_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         job(folder, **changes)._load()
+
+
+@pytest.mark.parametrize(
+    ("network", "weights", "sentence"),
+    [
+        ("resnet21", "", 'No network is called "resnet21"; did you mean "resnet'),
+        ("vgg16", "", "vgg16 comes without trained weights"),
+        ("timm:resnet18", "", "timm:resnet18 comes without trained weights"),
+        ("vgg16", "builtin:resnet20-digits", "are not the weights of vgg16"),
+        ("/nowhere/net.onnx", "", "there is no file /nowhere/net.onnx"),
+    ],
+)
+def test_what_no_job_could_start_from_is_refused_before_one_does(
+    network: str, weights: str, sentence: str
+) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        _check_network(network, weights)
+
+
+def test_a_network_that_brings_its_own_weights_needs_none() -> None:
+    _check_network("resnet20", "builtin:resnet20-digits")
+    _check_network("shop.networks:small", "")

@@ -154,6 +154,9 @@ def test_weights_that_nobody_names_are_those_that_come_with_the_network(
     assert settings.network == named.format(folder=tmp_path)
     assert settings.weights == weights
     assert len(list(settings.missing())) == (network == "net.onnx")
+    other = load(write(tmp_path, '[compression]\nweights = "w.safetensors"\n'))
+    assert other.weights_of("vgg16") == tmp_path / "w.safetensors"
+    assert other.weights_of("net.onnx") == "", "an ONNX file has its own"
 
 
 def test_the_state_variable_goes_before_the_file(

@@ -245,7 +245,7 @@ def test_a_model_with_other_inputs_is_not_deployed(site: Site, hdap: Hdap) -> No
         (("compress", "--data", "empty"), ExitCode.USAGE, "empty"),
         (("compress", "--weights", "none.safetensors"), ExitCode.USAGE, "no file"),
         (("compress", "--network", "resnet21"), ExitCode.USAGE, "resnet20"),
-        (("compress", "--network", "vgg16"), ExitCode.USAGE, "without trained weights"),
+        (("compress", "--network", "vgg16"), ExitCode.USAGE, "weights"),
         (("compress", "--network", "none.onnx"), ExitCode.USAGE, "no file"),
         (("compress", "--epochs", "-1"), ExitCode.USAGE, "finetune.epochs"),
         (("demo", "--devices", "1"), ExitCode.USAGE, "--devices"),
