@@ -25,6 +25,12 @@ Array = NDArray[np.float64]
 Kind = Literal["ncs", "ncs-authors", "phc", "random", "cma", "de", "nsga2"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+POPULATION: dict[Kind, int] = {
+    "ncs": 3, "ncs-authors": 10, "phc": 3, "random": 10, "cma": 6, "de": 10, "nsga2": 20,
+}  # fmt: skip
+"""What suits each on a pruning problem of a dozen groups and 400 evaluations. Few processes with
+long steps (sigma 0.3, r 0.9, epoch 5) suit NCS-C there better than the paper's: docs/results.md."""
+
 
 class Optimiser(Protocol):
     """Minimises over a box; owns no loop. All of them pickle."""
@@ -77,7 +83,7 @@ def make(
         lower: lower ends of the box, length d.
         upper: upper ends of the box, length d.
         evaluations: how many points may be told in all.
-        population: points asked for at once.
+        population: points asked for at once; 0: what suits the kind (`POPULATION`).
         start: points (k, d) of the first population, k at most `population`; the others are
             uniform. CMA-ES begins around the first one.
         sigma: first step size as a share of the range ("ncs", "ncs-authors", "phc", "cma").
@@ -88,6 +94,7 @@ def make(
     Raises:
         ValueError: an argument makes no sense, or what the kind needs is not installed.
     """
+    population = population or POPULATION.get(kind, 10)
     if kind in ("ncs", "phc", "ncs-authors"):
         variant = AuthorsNCS if kind == "ncs-authors" else NCS
         return variant(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.search.ncs import NCS, AuthorsNCS, normalised_correlation
-from engine.search.optimisers import KINDS, make
+from engine.search.optimisers import KINDS, POPULATION, make
 
 PEERS = ("random", "cma", "de", "nsga2")
 LOWER, UPPER = np.array([-1.0, 0.0, 2.0]), np.array([1.0, 4.0, 2.5])
@@ -46,6 +46,11 @@ def test_every_kind_counts_its_evaluations_exactly_and_stays_in_the_box(kind):
     np.testing.assert_allclose(optimiser.best, points[values.argmin()])
     with pytest.raises(ValueError, match="done"):
         optimiser.ask()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_population_each_kind_takes_its_own(kind):
+    assert len(search(kind, population=0).ask()) == POPULATION[kind]
 
 
 @pytest.mark.parametrize("kind", PEERS)
@@ -182,7 +187,7 @@ def test_an_argument_without_sense_is_refused_by_all():
             {"evaluations": 5},
             {"start": [[2.0, 1.0, 2.1]]},
             {"start": [[0.0]]},
-            {"population": 0},
+            {"population": -1},
         ):
             with pytest.raises(ValueError, match=r"evaluations cover|outside the box|start needs"):
                 search(kind, **change)
