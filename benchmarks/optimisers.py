@@ -8,8 +8,8 @@ from a surrogate of designs measured here with ONNX Runtime. An accuracy is esti
 optimisers and kept, and so is every finished run: killed or out of time (status 75) the same
 command goes on. The table counts the seeds that every optimiser has finished; JSON lies beside it.
 
-`--emulate 7000` fits a small network to the first 7000 accuracies that are kept and searches on that,
-which takes seconds: a stand-in, good for choosing settings, and no measurement.
+`--emulate 7000` fits a small network to the first 7000 accuracies that are kept and searches on
+that, which takes seconds: a stand-in, good for choosing settings, and no measurement.
 """
 
 from __future__ import annotations
