@@ -317,8 +317,8 @@ class Compression(Section, frozen=True):
     """How they are chosen: where the search goes and near its best designs, or uniformly over all
     designs as in HDAP's paper, which takes thousands."""
     optimiser: Literal["ncs", "phc", "random", "cma", "de", "nsga2", "ncs-authors"] = "ncs"
-    """What proposes candidates: Negatively Correlated Search, or one to compare it with (cma, de and
-    nsga2 need the extra "peers")."""
+    """What proposes candidates: Negatively Correlated Search, or one to compare it with (cma, de
+    and nsga2 need the extra "peers")."""
     evaluations: Count = 1000
     """Candidates that one search may score."""
     population: Annotated[int, Meta(ge=2)] = 10
