@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.servers import make_key, real, row
-from benchmarks.ssh_ways import openssh
+from benchmarks.ssh_ways import bare, bare_command, openssh
 from hdap_tui.ssh.connection import Connection, connect
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.ssh.hostkeys import HostKey, KnownHosts
@@ -47,7 +47,7 @@ def connecting(arguments: argparse.Namespace) -> Iterator[str]:
     with real(arguments.servers) as targets, tempfile.TemporaryDirectory() as folder:
         found: dict[str, list[dict[str, Any]]] = {}
         for number in range(arguments.rounds):
-            for way in ("hdap", "asyncssh", "parallel-ssh", "ssh"):
+            for way in ("hdap", "paramiko alone", "asyncssh", "parallel-ssh", "ssh"):
                 needed = _NEEDS.get(way)
                 if needed is not None and importlib.util.find_spec(needed) is None:
                     if not number:
@@ -85,9 +85,11 @@ def command(_arguments: argparse.Namespace) -> Iterator[str]:
     times: dict[str, list[float]] = {}
     with real(1) as (target,), _control_master(target) as master:
         connection = connect(target)
+        transport = bare(target.port, target.user, str(target.identity))
         with _asyncssh(target) as other:
             ways: dict[str, Callable[[], object]] = {
                 "hdap": lambda: connection.call("true"),
+                "paramiko alone": lambda: bare_command(transport),
                 **({"asyncssh": other} if other else {}),
                 "ssh, ControlMaster": master,
             }
@@ -98,6 +100,7 @@ def command(_arguments: argparse.Namespace) -> Iterator[str]:
                         way()
                         times.setdefault(name, []).append(1e3 * (time.perf_counter() - began))
         connection.close()
+        transport.close()
     for name, each in times.items():
         high = sorted(each)[int(0.95 * len(each))]
         yield row(name, f"{statistics.median(each):.2f} ms", f"{high:.2f} ms")

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -89,6 +90,50 @@ def ours(request: dict[str, Any]) -> dict[str, Any]:
     return measured(request, one, many)
 
 
+def bare_paramiko(request: dict[str, Any]) -> dict[str, Any]:
+    """The library alone: no host key is checked, nothing has a limit, nobody cleans up."""
+
+    def one(port: int) -> None:
+        transport = bare(port, request["user"], request["identity"])
+        bare_command(transport)
+        transport.close()
+
+    def many(ports: Sequence[int], at_once: int) -> None:
+        with ThreadPoolExecutor(at_once) as workers:
+            list(workers.map(one, ports))
+
+    return measured(request, one, many)
+
+
+def bare(port: int, user: str, identity: str) -> Any:
+    """Return a paramiko transport on a socket that neither collects small packets nor waits to
+    acknowledge them, logged in."""
+    import paramiko
+
+    class Quick(socket.socket):
+        def recv(self, *arguments: int) -> bytes:
+            data = super().recv(*arguments)
+            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            return data
+
+    link = Quick()
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    link.connect(("127.0.0.1", port))
+    transport = paramiko.Transport(link)
+    transport.start_client()
+    transport.auth_publickey(user, paramiko.Ed25519Key.from_private_key_file(identity))
+    return transport
+
+
+def bare_command(transport: Any) -> None:
+    """Run `true` on it."""
+    channel = transport.open_session()
+    channel.exec_command("true")
+    channel.recv(100)
+    assert channel.recv_exit_status() == 0
+    channel.close()
+
+
 def with_asyncssh(request: dict[str, Any]) -> dict[str, Any]:
     import asyncssh
 
@@ -162,6 +207,7 @@ def openssh(request: dict[str, Any], port: int, *more: str) -> list[str]:
 
 WAYS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "hdap": ours,
+    "paramiko alone": bare_paramiko,
     "asyncssh": with_asyncssh,
     "parallel-ssh": with_parallel_ssh,
     "ssh": with_openssh,
