@@ -186,9 +186,10 @@ def _check(name: str, part: str, images: NDArray[Any], labels: NDArray[Any], cla
         raise ValueError(f"{where} has {len(labels)} images: 16 at least are needed")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{where} must have one whole number as label of each image")
-    if labels.min() < 0 or labels.max() >= classes:
+    least = -1 if part == "train" else 0  # -1: nobody has labelled the image
+    if labels.min() < least or labels.max() >= classes:
         raise ValueError(
-            f"{where} has a label {labels.min() if labels.min() < 0 else labels.max()}, "
+            f"{where} has a label {labels.min() if labels.min() < least else labels.max()}, "
             f"but there are only {classes} classes (0 to {classes - 1})"
         )
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from engine import data, files
 from engine.compress.export import Exported, export
-from engine.compress.finetune import Recipe
+from engine.compress.finetune import Recipe, labelled
 from engine.compress.profile import profile
 from engine.compress.prunable import prunable
 from engine.compress.quantize import isa, onnx_accuracy, quantize_static
@@ -176,7 +176,13 @@ class _Compression:
                 self.reporter.noted(
                     "prepare", f"{count} batch norms, folded away in the file, are measured anew"
                 )
-        return network, dataset
+        unknown = int((dataset.train_labels < 0).sum())
+        if unknown:
+            self.reporter.noted(
+                "prepare",
+                f"{unknown} training images have no label: the original network's answers stand in",
+            )
+        return network, labelled(dataset, network)
 
     def _search_settings(self) -> hdap.Settings:
         asked, tuning = self.asked, self.asked.finetune

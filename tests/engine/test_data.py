@@ -81,6 +81,8 @@ def test_an_npz_is_read_and_channels_come_first(tmp_path: Path) -> None:
         ({"train_labels": None}, "train_labels is missing"),
         ({"train_labels": np.arange(70) % 4}, "80 images and 70 labels"),
         ({"test_labels": np.full(20, 9)}, "has a label 9, but there are only 4 classes"),
+        ({"test_labels": np.full(20, -1)}, "the test split has a label -1"),
+        ({"train_labels": np.full(80, -2)}, "the train split has a label -2"),
         ({"train_images": np.zeros((80, 3, 8, 8))}, "must hold uint8 images"),
         ({"train_images": np.zeros((0, 3, 8, 8), np.uint8), "train_labels": np.zeros(0, int)},
          "has 0 images"),
