@@ -131,7 +131,7 @@ def _forecast(loop: Loop, path: Path) -> Forecast:
     assert fleet is not None
     shared = found.widths if found else whole
     settings, reporter = loop.settings, loop.reporter
-    share = max(settings.population, settings.evaluations // 4)
+    share = max(settings.at_once, settings.evaluations // 4)
     reporter.started(STEP, len(fleet.clusters), len(fleet.clusters) * search.seconds / 4)
     best: dict[str, Widths] = {}
     for number, cluster in enumerate(fleet.clusters, 1):

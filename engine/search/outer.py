@@ -147,9 +147,9 @@ class Search:
             np.zeros(size),
             space.upper,
             evaluations,
-            settings.population,
+            settings.at_once,
             start=self._start(fleet),
-            sigma=settings.sigma / float(space.upper.mean()),
+            sigma=settings.sigma,
             r=settings.r,
             epoch=settings.epoch,
             seed=int(seed.generate_state(1)[0]),
@@ -173,7 +173,7 @@ class Search:
 
     def _start(self, fleet: Fleet) -> Array:
         """Individual 0 starts at zero; after the first round others start at the best known."""
-        half = max(1, self._settings.population // 2)
+        half = max(1, self._settings.at_once // 2)
         best = self._ranked(fleet)[: half if self._scored else 1]
         return np.stack([self._genes[w] for w in best])
 
@@ -203,7 +203,7 @@ class Search:
                 settings.explored,
                 random,
                 taken,
-                ranked[: settings.population],
+                ranked[: settings.at_once],
                 partial(teaching, fleet.surrogates),
                 partial(self._moved, fleet),
             )

@@ -10,7 +10,7 @@ from engine.compress.finetune import Recipe
 from engine.fleet.surrogates import Kind as Regression
 from engine.search.executors import Kind as Executor
 from engine.search.objective import Constraint, Objective, Penalty, Weighting
-from engine.search.optimisers import Kind
+from engine.search.optimisers import POPULATION, Kind
 from engine.search.sampling import Sampling
 
 PerCluster = Literal["auto", "never", "always"]
@@ -26,10 +26,12 @@ class Settings:
     """Rounds of search, prune and fine-tune, at most."""
     evaluations: int = 1000
     """Candidates scored in one outer iteration."""
-    population: int = 10
-    sigma: float = 0.05
-    """First step size, as a share of a group's channels."""
-    r: float = 0.95
+    population: int = 0
+    """Candidates proposed at once; 0: what suits the optimiser (HDAP: 10)."""
+    sigma: float = 0.3
+    """First step size, as a share of the genes' range (HDAP: 0.25)."""
+    r: float = 0.9
+    """Factor of the step size (HDAP: 0.95)."""
     epoch: int = 5
     optimiser: Kind = "ncs"
     """What proposes candidates: see `optimisers.make`."""
@@ -101,8 +103,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name, good in (
             ("outer_iterations", self.outer_iterations >= 1),
-            ("population", self.population >= 1),
-            ("evaluations", self.evaluations >= self.population * (1 + self.refinements)),
+            ("population", self.population >= 0),
+            ("evaluations", self.evaluations >= self.at_once * (1 + self.refinements)),
             ("sigma", self.sigma > 0),
             ("alpha", 0 < self.alpha <= 1),
             ("max_extra_pruning", 0 < self.max_extra_pruning <= 1),
@@ -125,6 +127,11 @@ class Settings:
             raise ValueError(
                 f'the constraint "{self.constraint}" needs a target_speedup or a target_latency_ms'
             )
+
+    @property
+    def at_once(self) -> int:
+        """Candidates proposed at once."""
+        return self.population or POPULATION[self.optimiser]
 
     def expected_seconds(self, clusters: int, evaluation_seconds: float = 0.15) -> float:
         """Return about how long a search over that many clusters takes, were none to end early.

@@ -321,8 +321,8 @@ class Compression(Section, frozen=True):
     and nsga2 need the extra "peers")."""
     evaluations: Count = 1000
     """Candidates that one search may score."""
-    population: Annotated[int, Meta(ge=2)] = 10
-    """Search processes that run beside each other."""
+    population: Whole = 0
+    """Candidates that the optimiser proposes at once; 0: what suits it."""
     outer_iterations: Count = 10
     """Rounds of search, prune and fine-tune at most."""
     accuracy_images: Annotated[int, Meta(ge=2)] = 512
