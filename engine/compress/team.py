@@ -51,15 +51,16 @@ def finetune(
         what = (rank, port, events, model, dataset, recipe, teacher, checkpoint, step)
         context.Process(target=_member, args=what, daemon=True).start()
     try:
-        while any(process.is_alive() for process in context.started) and not cancelled():
+        while any(process.is_alive() for process in context.started):
+            if cancelled():
+                return  # what they are at is ended below
             _relay(events, reporter)
             if any(process.exitcode for process in context.started):
                 break
         while _relay(events, reporter):
             pass
-        # Those that were told to stop, or wait for one that is gone, are ended below.
-        broken = [process for process in context.started if process.exitcode]
-        if broken and not cancelled():
+        # One that waits for another that is gone is ended below.
+        if any(process.exitcode for process in context.started):
             raise ValueError(
                 "a process of the fine-tuning ended unexpectedly (out of memory?): the epochs "
                 "before are kept; go on with fewer processes"
