@@ -273,6 +273,9 @@ class Finetune(Section, frozen=True):
     """Train in bfloat16 where the processor has it: about twice as fast."""
     distill: Share = 0.0
     """Share of the loss that comes from the unpruned network as the teacher."""
+    processes: Count = 1
+    """Processes that train together and average their gradients, one a GPU where there are any
+    (extra "gpu")."""
 
 
 class Compression(Section, frozen=True):
@@ -347,7 +350,12 @@ class Compression(Section, frozen=True):
     seed: Whole = 0
     """Seed of everything random."""
     threads: Whole = 0
-    """Candidates scored at once, and threads of training, on this machine; 0: one a core."""
+    """Candidates scored at once on this machine; 0: one a core."""
+    executor: Literal["processes", "threads", "dask"] = "processes"
+    """Where candidates are scored: processes or threads of this machine, or the workers of a dask
+    cluster (extra "cluster")."""
+    scheduler: str = ""
+    """Address of the dask cluster's scheduler, such as "tcp://10.0.0.1:8786"."""
     finetune: Finetune = Finetune()
 
 

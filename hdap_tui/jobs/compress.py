@@ -38,8 +38,9 @@ from hdap_tui.names import cluster_letter
 from hdap_tui.progress import WHOLE
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import models as table
-from hdap_tui.store.database import open_store
+from hdap_tui.store.database import Store, open_store
 from hdap_tui.store.facts import USUAL_MULTIPLE
+from hdap_tui.store.records import ModelRow
 from hdap_tui.sweep import Bench, Fleet
 
 if TYPE_CHECKING:
@@ -214,6 +215,8 @@ class _Compression:
             surrogate=asked.surrogate,
             measurement_seconds=one * max(1.0, len(self.clusters) / cores),
             workers=self.threads,
+            executor=asked.executor,
+            scheduler=asked.scheduler,
             seed=asked.seed,
             recipe=Recipe(
                 epochs=tuning.epochs,
@@ -227,6 +230,7 @@ class _Compression:
                 # Small networks: a second thread waits more than it computes.
                 threads=1,
                 bf16=tuning.bf16,
+                processes=tuning.processes,
             ),
         )
 
@@ -366,6 +370,14 @@ class _Compression:
         )
         return before / after
 
+    def _share(self, store: Store, row: ModelRow, part: _Part) -> list[str]:
+        """Return whom a model is for; two clusters may have ended in the very same one."""
+        own = self._members(part)
+        others = [name for name in row.metrics.get("for_devices", ()) if name not in own]
+        if others:
+            table.set_metrics(store, row.digest, {"for_devices": [*others, *own]})
+        return [*others, *own]
+
     def _members(self, part: _Part) -> list[str]:
         """Return all devices of the part's clusters, noise counted with the nearest."""
         return [
@@ -419,6 +431,8 @@ class _Compression:
                 job=self.folder.name,
                 metrics=metrics,
             )
+            if row.job == self.folder.name and part.alone:
+                metrics["for_devices"] = self._share(store, row, part)
         finally:
             store.close()
         return {"model": row.name, "digest": row.digest, "path": row.path, "metrics": metrics}
