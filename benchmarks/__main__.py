@@ -106,8 +106,8 @@ def search() -> None:
     from engine.compress.prune import prune
     from engine.data import load
     from engine.models import SHIPPED, build, load_weights
-    from engine.search.candidates import at_widths
     from engine.search.ncs import NCS
+    from engine.search.scoring import at_widths
 
     torch.set_num_threads(1)
     network = load_weights(build("resnet20"), SHIPPED["resnet20-digits"]).eval()

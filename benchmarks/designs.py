@@ -22,7 +22,7 @@ from engine.compress.groups import importance, trace
 from engine.compress.prune import prune
 from engine.fleet.geometry import measure_geometry
 from engine.runner import make_session
-from engine.search.candidates import at_widths
+from engine.search.scoring import at_widths
 from engine.search.space import Widths
 
 CACHE = Path.home() / ".cache" / "hdap-benchmarks"

@@ -18,11 +18,8 @@ from numpy.typing import NDArray
 from engine import accelerator
 from engine.search.executors import lost
 from engine.search.measurements import Cancelled
-from engine.search.objective import Penalty
-from engine.search.scoring import Scorer, Ticket, at_widths, pack, score
+from engine.search.scoring import Scorer, Ticket, pack, score
 from engine.search.space import Widths
-
-__all__ = ["Accuracies", "at_widths", "fitness"]
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,27 +28,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 _POLL_S = 0.2  # how soon a wish to stop is heard
-
-
-def fitness(latency: Array, accuracy: Array, alpha: float, penalty: Penalty) -> Array:
-    """Return what the search minimises, for n candidates.
-
-    HDAP (arXiv 2501.15240, released code): the latency while enough accuracy is kept, else
-    (1 - accuracy) / (1 - alpha), which is above 1. A feasible candidate that is slower than the
-    unpruned network counts as 1, so that it is never worse than an infeasible one. "add" puts
-    the missing accuracy on top of the latency instead, which lets a fast candidate miss a little.
-
-    Args:
-        latency: mean over the fleet, relative to the unpruned network (n,).
-        accuracy: relative to the start of the outer iteration (n,).
-        alpha: the share of accuracy to keep.
-        penalty: which form.
-    """
-    room = max(1.0 - alpha, 1e-9)
-    if penalty == "add":
-        return np.asarray(latency + np.maximum(0.0, alpha - accuracy) / room)
-    lost = np.maximum(1.0 + 1e-9, (1.0 - accuracy) / room)
-    return np.where(accuracy >= alpha, np.minimum(latency, 1.0), lost)
 
 
 class Accuracies:

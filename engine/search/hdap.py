@@ -31,12 +31,13 @@ from engine.events import Reporter, silent
 from engine.fleet.geometry import measure_geometry
 from engine.latency import Measure
 from engine.search import sampling
-from engine.search.candidates import Accuracies, at_widths
+from engine.search.candidates import Accuracies
 from engine.search.executors import opened
 from engine.search.iterations import Iteration, claim
 from engine.search.learning import Fleet, learn
 from engine.search.measurements import Cancelled, Cluster, Log, Measurements
 from engine.search.outer import Found, Search, target
+from engine.search.scoring import at_widths
 from engine.search.settings import EXPORT_SECONDS, Settings
 from engine.search.space import Space, Widths, steps
 

@@ -12,8 +12,9 @@ from engine.compress.designs import choose
 from engine.compress.evaluate import accuracy_by_batch_statistics
 from engine.compress.groups import importance, trace
 from engine.compress.prune import prune
-from engine.search.candidates import Accuracies, at_widths, fitness
+from engine.search.candidates import Accuracies
 from engine.search.measurements import Cancelled
+from engine.search.scoring import at_widths
 from engine.search.space import Space
 
 
@@ -55,19 +56,6 @@ def test_widths_agree_with_those_that_ratios_choose(resnet_groups, resnet):
         design = choose(resnet_groups, genes, scores, multiple=4)
         assert space.widths(genes) == [design.widths]
         assert at_widths(scores, design.widths) == design
-
-
-def test_every_feasible_candidate_is_better_than_every_infeasible_one():
-    latency = np.array([0.5, 1.7, 0.1, 0.9])
-    accuracy = np.array([0.95, 1.0, 0.8999, 0.2])
-    values = fitness(latency, accuracy, 0.9, "replace")
-    assert values.tolist() == pytest.approx([0.5, 1.0, 1.001, 8.0])
-    assert values[:2].max() < values[2:].min()
-
-
-def test_the_additive_penalty_is_latency_plus_what_is_missing():
-    values = fitness(np.array([0.5, 0.5]), np.array([0.95, 0.85]), 0.9, "add")
-    assert values.tolist() == pytest.approx([0.5, 1.0])
 
 
 @pytest.fixture

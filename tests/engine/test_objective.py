@@ -49,6 +49,13 @@ def test_whatever_keeps_enough_accuracy_is_better_than_whatever_does_not():
     assert (np.diff(accuracy[~good][worse]) <= 0).all()
 
 
+def test_the_values_are_those_of_the_authors_code():
+    latency, accuracy = np.array([0.5, 1.7, 0.1, 0.9]), np.array([0.95, 1.0, 0.8999, 0.2])
+    assert Fitness(0.9)(latency, accuracy) == pytest.approx([0.5, 1.0, 1.001, 8.0])
+    values = Fitness(0.9, "add")(np.array([0.5, 0.5]), np.array([0.95, 0.85]))
+    assert values == pytest.approx([0.5, 1.0])
+
+
 def test_a_latency_to_reach_makes_accuracy_what_is_sought():
     random = np.random.default_rng(1)
     latency, accuracy = random.uniform(0.1, 1.3, 400), random.uniform(0.3, 1.05, 400)
