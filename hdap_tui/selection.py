@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hdap_tui.config.fields import FIELDS
 from hdap_tui.config.selector import check, parse
 from hdap_tui.errors import SettingsError
+from hdap_tui.names import cluster_letter
 from hdap_tui.text import clean
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def cluster_words(cluster: int | None) -> tuple[str, ...]:
         return ()
     if cluster < 0:
         return (NOISE, str(cluster))
-    return (chr(ord("A") + cluster % 26), str(cluster))
+    return (cluster_letter(cluster), str(cluster))
 
 
 _NEVER_SEEN: dict[str, object] = {"state": "unknown"}

@@ -9,6 +9,7 @@ from typing import Any
 from hdap_tui import library
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
+from hdap_tui.names import cluster_letter
 from hdap_tui.store import clusters as table
 from hdap_tui.store import devices
 from hdap_tui.store.records import ClusterMap
@@ -37,7 +38,7 @@ def clusters(
         return Outcome(data=_document(found, context), text='Not clustered yet; "hdap sweep" does.')
     noise = [d for d, label in zip(found.devices, found.labels, strict=True) if label < 0]
     rows = [
-        (chr(65 + c.id), str(c.size), context.shown(c.representative), c.note)
+        (cluster_letter(c.id), str(c.size), context.shown(c.representative), c.note)
         for c in found.clusters
     ]
     if noise:

@@ -7,6 +7,7 @@ from typing import Any
 from hdap_tui.context import Context, Outcome
 from hdap_tui.demo import Findings, run
 from hdap_tui.errors import ExitCode
+from hdap_tui.names import cluster_letter
 from hdap_tui.progress import duration
 
 
@@ -66,8 +67,8 @@ def _text(found: Findings) -> str:
 def _clusters(found: Findings) -> list[str]:
     lines = ["Which devices behave alike (measured)"]
     for cluster in found.map.clusters:
-        letter = chr(65 + cluster.id)
-        head = f"  {letter}  {cluster.size:>2} devices, {cluster.representative} stands for them"
+        who = f"{cluster.size:>2} devices, {cluster.representative} stands for them"
+        head = f"  {cluster_letter(cluster.id)}  {who}"
         lines.append(head + (f": {cluster.note}" if cluster.note else ""))
     noise = sum(label < 0 for label in found.map.labels)
     if noise:

@@ -10,6 +10,7 @@ from hdap_tui.actions.fact_words import change_words, columns_of, moment_documen
 from hdap_tui.config.fields import FIELDS
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.fact_names import NAMES, shown
+from hdap_tui.names import cluster_letter
 from hdap_tui.selection import row_record
 from hdap_tui.store import devices as table
 from hdap_tui.store import facts, measurements
@@ -147,7 +148,8 @@ def _row(row: DeviceRow) -> tuple[str, ...]:
     interval = ""
     if row.low_ms is not None and row.high_ms is not None and row.low_ms > 0:
         interval = f" ({row.low_ms:.3f} to {row.high_ms:.3f})"
-    cluster = "" if row.cluster is None else "noise" if row.cluster < 0 else chr(65 + row.cluster)
+    number = row.cluster
+    cluster = "" if number is None else "noise" if number < 0 else cluster_letter(number)
     return (
         row.name,
         ": ".join(word for word in (row.state, row.stage or row.error) if word),

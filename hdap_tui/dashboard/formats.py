@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
 
+from hdap_tui.names import cluster_letter
 from hdap_tui.store.records import AlertRow, DeploymentRow
 from hdap_tui.text import clean
 
@@ -132,7 +133,7 @@ def letter(cluster: int | None) -> str:
         return ""
     if cluster < 0:
         return NOISE
-    return chr(ord("A") + cluster) if cluster < 26 else f"{chr(ord('a') + cluster % 26)}"
+    return cluster_letter(cluster)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

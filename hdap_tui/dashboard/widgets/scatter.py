@@ -261,7 +261,7 @@ class Scatter(Widget, can_focus=True):
         lines = None if self._as_letters else canvas.dots(self._xs, self._ys, frame, columns, rows)
         for row, column in np.argwhere(winners > -2).tolist():
             label = int(winners[row, column])
-            char = letter(label) if lines is None else lines[row][column]
+            char = letter(label)[:1] if lines is None else lines[row][column]
             style = "noise" if label < 0 else f"cluster{label}"
             sheet.put(self._left + column, row, char, style)
 
@@ -273,7 +273,7 @@ class Scatter(Widget, can_focus=True):
             if cells.inside[index]:
                 x, y = self._spot(index)
                 label = int(self._labels[index])
-                sheet.put(x, y, letter(label), f"cluster{label}+filled")
+                sheet.put(x, y, letter(label)[:1], f"cluster{label}+filled")
         if 0 <= self.index < len(self._xs) and cells.inside[self.index]:
             x, y = self._spot(self.index)
             label = int(self._labels[self.index])
@@ -281,7 +281,7 @@ class Scatter(Widget, can_focus=True):
             filled = self.index in self._representatives
             left, right = "[]" if ASCII or self._palette.look == "mono" else "▐▌"
             sheet.put(x - 1, y, left, "pointer")
-            sheet.put(x, y, letter(label), f"{style}+filled" if filled else f"{style}+picked")
+            sheet.put(x, y, letter(label)[:1], f"{style}+filled" if filled else f"{style}+picked")
             sheet.put(x + 1, y, right, "pointer")
 
     def _spot(self, index: int) -> tuple[int, int]:
