@@ -53,7 +53,7 @@ def test_noise_in_a_sparkline_looks_like_noise_and_a_step_like_a_step() -> None:
 
 def test_clusters_have_letters_and_noise_a_dot() -> None:
     assert [formats.letter(i) for i in (0, 2, 25, 26, -1, None)] == [
-        "A", "C", "Z", "a", formats.NOISE, "",
+        "A", "C", "Z", "AA", formats.NOISE, "",
     ]  # fmt: skip
 
 
