@@ -12,8 +12,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -183,7 +182,7 @@ def work(
     """Train in this process, as one of a team or alone; arguments as with `finetune`."""
     team = team or Team(recipe)
     cuda = [team.device] if team.device.type == "cuda" else []
-    with _threads(recipe.threads), torch.random.fork_rng(devices=cuda):
+    with accelerator.threads(recipe.threads), torch.random.fork_rng(devices=cuda):
         run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled, team)
         if run.bf16 != recipe.bf16:
             reporter.noted(step, "this device has no bfloat16: training in float32")
@@ -512,13 +511,3 @@ def _fingerprint(model: nn.Module, dataset: Dataset, recipe: Recipe) -> str:
     digest.update(dataset.train_labels.tobytes())
     digest.update(dataset.selection_labels.tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +73,8 @@ class Accuracies:
         """Estimate a design once more, here, and return how long that takes."""
         scorer = self._scorer
         begun = time.perf_counter()
-        with _one_thread():
+        # A worker has one thread: here the same, for the same bits.
+        with accelerator.threads(1):
             scorer(widths)
         return time.perf_counter() - begun
 
@@ -95,7 +95,7 @@ class Accuracies:
     def _estimate(self, widths: Widths) -> float:
         if self._cancelled():
             raise Cancelled
-        with _one_thread():
+        with accelerator.threads(1):
             return self._scorer(widths)
 
     @cached_property
@@ -104,7 +104,7 @@ class Accuracies:
         if not self._mixed or not accelerator.has_bfloat16(accelerator.device()):
             return plain
         rough = Scorer(*self._what, bf16=True)
-        with _one_thread():
+        with accelerator.threads(1):
             apart = abs(rough(self._whole) - plain(self._whole))
         return rough if apart <= self._room else plain
 
@@ -155,19 +155,6 @@ class Accuracies:
                 file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A worker has one thread: here the same, for the same bits."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _read(path: Path, round_: int) -> dict[Widths, float]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.accelerator import threads
 from engine.events import Reporter, silent
 from engine.files import write
-from engine.search.hdap import Loop, Result, one_thread, scorers
+from engine.search.hdap import Loop, Result, scorers
 from engine.search.objective import FleetLatency
 from engine.search.outer import Search
 
@@ -98,7 +99,7 @@ def compress(
     reporter = reporter or silent()
     common = (network, groups, dataset)
     everyone = tuple(cluster.id for cluster in clusters)
-    with one_thread(), scorers(settings) as executor:
+    with threads(1), scorers(settings) as executor:
         loop = Loop(
             *common, clusters, measure, settings, folder, reporter, cancelled, executor=executor
         )

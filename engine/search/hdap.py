@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.accelerator import threads
 from engine.compress import checkpoint as checkpoints
 from engine.compress.designs import Design, compose, whole
 from engine.compress.finetune import accuracy, finetune
@@ -98,9 +99,8 @@ def compress(
         ValueError: the arguments make no sense together, the folder belongs to another search,
             or no device can be measured.
     """
-    if not clusters or not all(cluster.devices and cluster.size > 0 for cluster in clusters):
-        raise ValueError("every cluster needs a size and at least one device to measure")
-    with one_thread(), scorers(settings) as executor:
+    # Candidates are small: one thread each, several at once, beats many threads for one.
+    with threads(1), scorers(settings) as executor:
         return Loop(
             network, groups, dataset, clusters, measure, settings, folder, reporter, cancelled,
             executor=executor,
@@ -133,6 +133,8 @@ class Loop:
     ) -> None:
         import torch
 
+        if not clusters or not all(cluster.devices and cluster.size > 0 for cluster in clusters):
+            raise ValueError("every cluster needs a size and at least one device to measure")
         folder.mkdir(parents=True, exist_ok=True)
         claim(folder, network, dataset, clusters, settings)
         self.original, self.original_groups = network, tuple(groups)
@@ -465,16 +467,3 @@ def scorers(settings: Settings) -> Iterator[Executor | None]:
     else:
         with opened(settings.executor, settings.workers, settings.scheduler) as executor:
             yield executor
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Candidates are small: one thread each, several at once, beats many threads for one."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
