@@ -23,12 +23,14 @@ from hdap_tui.ssh.secret import Secrets
 from hdap_tui.ssh.sockets import Deadline, never
 from hdap_tui.ssh.target import Target
 from hdap_tui.ssh.transport import (
+    ChannelClosed,
     ChannelRefused,
     FleetTransport,
     NoKnownKey,
     handshake,
     hang_up,
     shown,
+    was_refused,
 )
 from hdap_tui.ssh.tunnel import Tunnel, dig, way_refused
 from hdap_tui.text import clean
@@ -38,6 +40,8 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())  # or tracebacks
 OUTPUT_LIMIT = 8 << 20
 """Bytes kept of each output stream, unless a command brings a limit of its own."""
 _PIECE = 65536
+_UNHEARD = 4
+"""How often a request is made at most of a server that closes channels unheard."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,9 @@ class Connection:
             Cancelled: it is no longer wanted.
         """
         deadline = Deadline(timeout or self.target.timeouts.command, cancelled)
-        with self.channel(deadline) as channel:
+        text = _leashed(command) if leash else command
+        with self.session(lambda channel: channel.exec_command(text), deadline) as channel:
             exchange = _Exchange(channel, stdin, limit, keep_open=leash)
-            text = _leashed(command) if leash else command
-            self.accepted(channel, lambda: channel.exec_command(text), deadline)
             seen = 0
             while not exchange.step():
                 if told is not None and len(exchange.out) > seen:
@@ -141,10 +144,16 @@ class Connection:
         return done
 
     @contextlib.contextmanager
-    def channel(self, deadline: Deadline) -> Iterator[Any]:
-        """Give a session channel, closed at the end; errors inside come out classified."""
+    def session(self, request: Callable[[Any], None], deadline: Deadline) -> Iterator[Any]:
+        """Give a session channel with a request granted, closed at the end.
+
+        Errors inside come out classified.
+
+        Raises:
+            DeviceError: failed where the device refuses the request; timeout, disconnected, …
+        """
         try:
-            channel = self._open_session(deadline)
+            channel = self._begin(request, deadline)
             try:
                 yield channel
             finally:
@@ -156,6 +165,26 @@ class Connection:
             if not self.alive and not isinstance(error, DeviceError | TimeoutError):
                 error = EOFError()
             raise classify(error, self.where) from error
+
+    def _begin(self, request: Callable[[Any], None], deadline: Deadline) -> Any:
+        """Open a channel and make the request.
+
+        Dropbear now and then closes a channel when another one was closed just before: it has not
+        looked at the request then.
+        """
+        for _ in range(_UNHEARD):
+            try:
+                channel = self._open_session(deadline)
+                try:
+                    self._ask(channel, request, deadline)
+                    return channel
+                except BaseException:
+                    channel.close()
+                    self._release()
+                    raise
+            except ChannelClosed:
+                continue
+        raise DeviceError(ErrorKind.FAILED, f"{self.where}: it closes every session unheard")
 
     def _open_session(self, deadline: Deadline) -> Any:
         """Open a channel; where the server allows but few at once, wait for one of ours to end.
@@ -212,12 +241,13 @@ class Connection:
 
         return way
 
-    def accepted(self, channel: Any, ask: Callable[[], None], deadline: Deadline) -> None:
+    def _ask(self, channel: Any, request: Callable[[Any], None], deadline: Deadline) -> None:
         """Make a request of a channel; paramiko by itself would wait for the answer for ever.
 
         Raises:
             TimeoutError: there was no answer in time.
             DeviceError: the device refused.
+            ChannelClosed: it closed the channel without an answer.
         """
         late = threading.Event()
 
@@ -227,12 +257,14 @@ class Connection:
 
         try:
             with alarm.after(deadline.left(self.target.timeouts.channel), give_up):
-                ask()
+                request(channel)
         except paramiko.SSHException:
             if late.is_set():
                 raise TimeoutError from None
             if not self.alive:
                 raise EOFError from None
+            if not was_refused(channel):
+                raise ChannelClosed from None
             raise DeviceError(ErrorKind.FAILED, f"{self.where}: it refuses that request") from None
 
     def close(self) -> None:

@@ -218,17 +218,21 @@ class _Upload:
         """Give an SFTP channel, closed at the end; None where the server has none."""
         connection = self._connection
         limit = Deadline(connection.target.timeouts.channel, self._cancelled)
-        with connection.channel(limit) as channel:
+        with contextlib.ExitStack() as stack:
             sftp = None
             try:
-                connection.accepted(channel, lambda: channel.invoke_subsystem("sftp"), limit)
+                channel = stack.enter_context(
+                    connection.session(lambda channel: channel.invoke_subsystem("sftp"), limit)
+                )
                 channel.settimeout(connection.target.timeouts.channel)
                 sftp = Sftp(channel)
-            except (DeviceError, SftpError, EOFError):
+                channel.settimeout(None)  # whoever guards the transfer ends the waiting
+            except (DeviceError, SftpError, EOFError) as error:
                 if not connection.alive:
                     raise EOFError from None
-            else:
-                channel.settimeout(None)  # whoever guards the transfer ends the waiting
+                if isinstance(error, DeviceError) and error.kind is not ErrorKind.FAILED:
+                    raise
+                stack.close()  # some servers allow one session at a time
             yield sftp
 
     def _send_by_command(

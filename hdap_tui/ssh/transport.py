@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import paramiko
+from paramiko.common import MSG_CHANNEL_FAILURE
 
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import HostKey
@@ -41,6 +42,10 @@ class ChannelRefused(paramiko.ChannelException):  # type: ignore[misc]
     def __init__(self, code: int, said: str) -> None:
         super().__init__(code, said)
         self.said = said
+
+
+class ChannelClosed(paramiko.SSHException):  # type: ignore[misc]
+    """The server closed a channel before it answered anything on it."""
 
 
 class _Errands:
@@ -125,6 +130,17 @@ class _Nobody:
         """Tell nobody."""
 
 
+def _refuse(channel: Any, message: Any) -> None:
+    """Note that the server refused a request; paramiko only closes the channel then."""
+    channel.refused = True
+    channel._request_failed(message)
+
+
+def was_refused(channel: Any) -> bool:
+    """Whether the server refused a request on the channel, and did not just close it."""
+    return getattr(channel, "refused", False)
+
+
 _here = threading.local()
 """The number of the channel that a thread has asked for last."""
 
@@ -140,6 +156,11 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         "aes192-ctr",
         "aes256-ctr",
     )
+
+    _channel_handler_table: ClassVar = {
+        **paramiko.Transport._channel_handler_table,
+        MSG_CHANNEL_FAILURE: _refuse,
+    }
 
     kex_engine: Any
     farewell = ""
@@ -167,14 +188,17 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
 
         Raises:
             ChannelRefused: the server said no, to this thread's channel and to no other.
+            ChannelClosed: it said yes, and closed it.
             paramiko.SSHException, EOFError: it did not answer in time, or was lost.
         """
         try:
             return self.open_channel(kind, destination, ("127.0.0.1", 0), timeout=limit_s)
-        except paramiko.SSHException:
+        except paramiko.SSHException as error:
             refusal = self._refused.pop(getattr(_here, "channel", -1), None)
             if refusal is not None:
                 raise refusal from None
+            if self.is_active() and str(error) == "Unable to open channel.":
+                raise ChannelClosed from None
             raise
 
     def keep_alive(self) -> None:

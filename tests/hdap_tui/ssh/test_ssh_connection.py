@@ -251,6 +251,8 @@ def test_paramiko_still_has_the_private_parts_that_are_used() -> None:
     assert paramiko.Transport._active_check_timeout == 0.1
     assert FleetTransport._active_check_timeout == 5.0
     assert callable(paramiko.Transport._parse_disconnect)
+    table = paramiko.Transport._channel_handler_table
+    assert table[paramiko.common.MSG_CHANNEL_FAILURE] is paramiko.Channel._request_failed
     channel = paramiko.Channel(1)
     assert not channel.eof_received
     assert isinstance(channel.status_event, threading.Event)
