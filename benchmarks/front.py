@@ -17,6 +17,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from engine import data, models
 from engine.compress.evaluate import accuracy
 from engine.compress.export import export
 from engine.compress.prunable import prunable
+from engine.fleet.geometry import measure_geometry
 from engine.search.hdap import stages
 from hdap_tui.lab import control
 from hdap_tui.lab.fleet_file import fleet_toml
@@ -46,6 +49,7 @@ evaluations = {evaluations}
 accuracy_images = {images}
 samples = {samples}
 quantize = "never"
+seed = {seed}
 per_cluster = "never"
 [compression.finetune]
 epochs = {epochs}
@@ -62,16 +66,23 @@ def main() -> None:
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    lab = control.up(folder / "lab", options.devices, plan=Plan(step_at_s=None))
-    try:
-        fleet = folder / "fleet.toml"
-        fleet.write_text(
-            fleet_toml(lab, _SETTINGS.format(**{**vars(options), "data": options.data.absolute(),
-                                                "weights": options.weights.absolute()}))
-        )  # fmt: skip
-        job = _job(fleet, lab.state)
+    paths = {"data": options.data.absolute(), "weights": options.weights.absolute()}
+    settings = _SETTINGS.format(**{**vars(options), **paths})
+    with running_lab(folder, options.devices, settings) as lab:
+        job = _job(lab, folder / "lab")
         minutes = (time.monotonic() - begun) / 60
-        _report(options, fleet, job, minutes)
+        _report(options, lab, job, minutes)
+
+
+@contextmanager
+def running_lab(folder: Path, devices: int, settings: str | None = None) -> Iterator[Path]:
+    """Start the emulated lab; give its fleet file, which is made anew where settings are given."""
+    lab = control.up(folder / "lab", devices, plan=Plan(step_at_s=None))
+    fleet = folder / "fleet.toml"
+    if settings is not None:
+        fleet.write_text(fleet_toml(lab, settings))
+    try:
+        yield fleet
     finally:
         control.down(folder / "lab")
 
@@ -80,16 +91,16 @@ def _job(fleet: Path, state: Path) -> Path:
     """Sweep and compress, or go on; return the job's folder."""
     jobs = sorted((state / "jobs").glob("compress-*"))
     if not jobs:
-        _hdap(fleet, "sweep")
-        _hdap(fleet, "compress")
+        hdap(fleet, "sweep")
+        hdap(fleet, "compress")
     elif not (jobs[-1] / "result.json").exists():
-        _hdap(fleet, "jobs", "resume", jobs[-1].name)
+        hdap(fleet, "jobs", "resume", jobs[-1].name)
     return sorted((state / "jobs").glob("compress-*"))[-1]
 
 
 def _report(options: argparse.Namespace, fleet: Path, job: Path, minutes: float) -> None:
     torch.set_num_threads(2)
-    dataset = data.load(options.data)
+    dataset = data.load(options.data, options.seed)
     network = models.load(options.network, len(dataset.classes), options.weights)
     example = torch.from_numpy(dataset.test_images[:2]).float() / 255
     groups = prunable(network, example).groups
@@ -99,9 +110,10 @@ def _report(options: argparse.Namespace, fleet: Path, job: Path, minutes: float)
     for number, (iteration, pruned) in enumerate(stages(network, groups, work), 1):
         files.append(export(pruned, example, options.folder / f"iteration-{number}.onnx").path)
         points.append((iteration, accuracy(pruned, dataset.test_images, dataset.test_labels)))
-    macs = iteration_macs(network, example, groups)
+    macs = whole_macs(network, example, groups)
     before = accuracy(network, dataset.test_images, dataset.test_labels)
-    compared = _hdap(fleet, "bench", *map(str, files), "--compare", "--json")
+    _keep(options, work, files, [(macs, before), *((step.macs, found) for step, found in points)])
+    compared = hdap(fleet, "bench", *map(str, files), "--compare", "--json")
     local = compare_files(files, example[:1].numpy())
     print(
         f"\n{options.network}: job and sweep took {minutes:.0f} min; {options.epochs} epochs each\n"
@@ -123,15 +135,36 @@ def _report(options: argparse.Namespace, fleet: Path, job: Path, minutes: float)
         )
 
 
-def iteration_macs(network: torch.nn.Module, example: torch.Tensor, groups: Any) -> int:
-    """Return the multiply-accumulates of the unpruned network."""
-    from engine.fleet.geometry import measure_geometry
+def _keep(
+    options: argparse.Namespace,
+    work: Path,
+    files: Sequence[Path],
+    points: Sequence[tuple[int, float]],
+) -> None:
+    """Write down what `benchmarks.front_peers` needs."""
+    kept = {
+        "network": options.network,
+        "weights": str(options.weights.absolute()),
+        "data": str(options.data.absolute()),
+        "seed": options.seed,
+        "devices": options.devices,
+        "recipe": json.loads((work / "search.json").read_text())["recipe"],
+        "points": [
+            {"file": str(file), "macs": macs, "accuracy": found}
+            for file, (macs, found) in zip(files, points, strict=True)
+        ],
+    }
+    (options.folder / "front.json").write_text(json.dumps(kept, indent=1))
 
+
+def whole_macs(network: torch.nn.Module, example: torch.Tensor, groups: Any) -> int:
+    """Return the multiply-accumulates of the unpruned network."""
     whole = tuple(group.channels for group in groups)
     return int(measure_geometry(network, groups, example).macs(whole).sum())
 
 
-def _hdap(fleet: Path, *words: str) -> Any:
+def hdap(fleet: Path, *words: str) -> Any:
+    """Run a command; return what it prints as JSON, if asked."""
     command = [sys.executable, "-m", "hdap_tui", "--config", str(fleet), *words]
     wants = "--json" in words
     done = subprocess.run(command, stdout=subprocess.PIPE if wants else None, check=True)
@@ -154,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--evaluations", type=int, default=400)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--samples", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
@@ -41,6 +42,13 @@ def mixed(device: torch.device, enabled: bool) -> AbstractContextManager[object]
     import torch
 
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
+
+
+def processors() -> int:
+    """Return how many of this machine's processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

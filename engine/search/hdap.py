@@ -356,7 +356,8 @@ class Loop:
     def accuracy(self, network: nn.Module, split: str = "selection") -> float:
         """Return a network's accuracy on a split, 0 to 1."""
         images = getattr(self.dataset, f"{split}_images")
-        return accuracy(network, images, getattr(self.dataset, f"{split}_labels"))
+        with threads(self.settings.recipe.threads):
+            return accuracy(network, images, getattr(self.dataset, f"{split}_labels"))
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures of the result."""

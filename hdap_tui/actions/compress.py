@@ -70,7 +70,7 @@ def compress(
     used = str(weights.absolute()) if weights else str(settings.weights_of(asked.network))
     request: dict[str, Any] = {
         "config": str(settings.path),
-        "compression": msgspec.to_builtins(asked),
+        "compression": msgspec.to_builtins(asked.with_threads()),
         "data": _data(settings, data),
         "weights": used,
         # The model in use is the parent only where the job starts from its very weights.

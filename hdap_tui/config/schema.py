@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from engine.accelerator import processors
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Tag = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,62}$")]
@@ -276,6 +279,8 @@ class Finetune(Section, frozen=True):
     processes: Count = 1
     """Processes that train together and average their gradients, one a GPU where there are any
     (extra "gpu")."""
+    threads: Whole = 0
+    """Threads of the processor that each of them uses; 0: all cores, shared out among them."""
 
 
 class Compression(Section, frozen=True):
@@ -357,6 +362,16 @@ class Compression(Section, frozen=True):
     scheduler: str = ""
     """Address of the dask cluster's scheduler, such as "tcp://10.0.0.1:8786"."""
     finetune: Finetune = Finetune()
+
+    def with_threads(self) -> Compression:
+        """Return the settings with what 0 threads stand for here: a job resumes with the same."""
+        cores, tuning = processors(), self.finetune
+        threads = tuning.threads or max(1, cores // tuning.processes)
+        return replace(
+            self,
+            threads=self.threads or cores,
+            finetune=replace(tuning, threads=threads),
+        )
 
 
 class Deploy(Section, frozen=True):

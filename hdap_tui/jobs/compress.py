@@ -7,7 +7,6 @@ before it is used, so a killed job goes on where it was and ends in the same mod
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -84,7 +83,6 @@ class _Compression:
         self.folder, self.reporter, self.settings = folder, reporter, settings
         self.asked, self.request = asked, request
         self.fleet, self.measure = fleet, measure
-        self.threads = asked.threads or os.cpu_count() or 1
         self.clusters = [
             Cluster(
                 id=c["id"],
@@ -214,7 +212,7 @@ class _Compression:
             finalists=asked.finalists,
             surrogate=asked.surrogate,
             measurement_seconds=one * max(1.0, len(self.clusters) / cores),
-            workers=self.threads,
+            workers=asked.threads,
             executor=asked.executor,
             scheduler=asked.scheduler,
             seed=asked.seed,
@@ -227,8 +225,7 @@ class _Compression:
                 schedule=tuning.schedule,
                 distill=tuning.distill,
                 seed=asked.seed,
-                # Small networks: a second thread waits more than it computes.
-                threads=1,
+                threads=tuning.threads,
                 bf16=tuning.bf16,
                 processes=tuning.processes,
             ),
@@ -475,7 +472,7 @@ def _measuring(
 
 
 def _asked(request: dict[str, Any]) -> Compression:
-    return msgspec.convert(request["compression"], Compression)
+    return msgspec.convert(request["compression"], Compression).with_threads()
 
 
 def _choose(wish: str, good: set[str], speedups: dict[str, float], margin: float) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from engine.accelerator import processors
 from hdap_tui.config import describe, find, load
 from hdap_tui.config.locate import key_lines
 from hdap_tui.config.patterns import expand
+from hdap_tui.config.schema import Compression, Finetune
 from hdap_tui.errors import ExitCode, SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -411,6 +413,15 @@ def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, 
         yield path, value
     for key, item in items:
         yield from leaves(item, (*path, key))
+
+
+def test_threads_that_nobody_names_are_all_cores_shared_out_among_the_processes() -> None:
+    alone = Compression().with_threads()
+    assert alone.threads == alone.finetune.threads == processors()
+    crowd = Compression(finetune=Finetune(processes=1000)).with_threads()
+    assert crowd.finetune.threads == 1
+    named = Compression(threads=3, finetune=Finetune(threads=5))
+    assert named.with_threads() == named
 
 
 def test_every_key_of_every_shape_is_found_on_its_line() -> None:

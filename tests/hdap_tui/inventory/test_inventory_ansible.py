@@ -205,7 +205,8 @@ def test_a_wrong_ini_inventory_is_told_with_file_and_line(text: str, sentence: s
         ('{"_meta": {"hostvars": {}}, "all": {}}', "hosts.yml:1: this is the output of "),
         ("$ANSIBLE_VAULT;1.1;AES256\n6162\n", "hosts.yml: encrypted; write it out with ansible-va"),
         ("", "hosts.yml: it is empty."),
-        ("a: " + "[" * 200_000, "hosts.yml:1: it is nested deeper than 100 levels."),
+        ("a: " + "[" * 150, "hosts.yml:1: it is nested deeper than 100 levels."),
+        ("a: " + "[" * 200_000, "hosts.yml:1: "),  # some versions of libyaml have a limit, too
         ("a: &a\n  children:\n    b: *a\n", "hosts.yml:1: groups are nested deeper than 100"),
         (BOMB, "hosts.yml:23: aliases make this too long to be an inventory."),
     ],

@@ -18,11 +18,24 @@ from hdap_tui.ssh.target import Target
 from hdap_tui.ssh.transport import FleetTransport, hang_up, shown
 
 
-class Server(paramiko.ServerInterface):  # type: ignore[misc]
-    """Closes the first sessions before it has read what they are for; may refuse every command."""
+class Closing(paramiko.Transport):  # type: ignore[misc]
+    """Closes the first sessions before it reads what they are for."""
 
-    def __init__(self, unheard: int, refuses: bool) -> None:
-        self.unheard, self.refuses = unheard, refuses
+    unheard = 0
+
+    def _queue_incoming_channel(self, channel: paramiko.Channel) -> None:
+        if self.unheard:
+            self.unheard -= 1
+            channel.close()
+        else:
+            super()._queue_incoming_channel(channel)
+
+
+class Server(paramiko.ServerInterface):  # type: ignore[misc]
+    """Runs nothing; may refuse every command."""
+
+    def __init__(self, refuses: bool) -> None:
+        self.refuses = refuses
         self.opened = self.asked = 0
 
     def get_allowed_auths(self, _user: str) -> str:
@@ -54,8 +67,9 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., tuple[Connection, Server]]]
 
         def start(unheard: int = 0, refuses: bool = False) -> tuple[Connection, Server]:
             ours, theirs = socket.socketpair()
-            server = Server(unheard, refuses)
-            there = paramiko.Transport(theirs)
+            server = Server(refuses)
+            there = Closing(theirs)
+            there.unheard = unheard
             there.add_server_key(paramiko.ECDSAKey.generate())
             there.start_server(event=threading.Event(), server=server)
             transport = FleetTransport(ours)
@@ -63,14 +77,6 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., tuple[Connection, Server]]]
             stack.callback(hang_up, transport)
             transport.shake_hands(Deadline(5))
             transport.auth_none("somebody")
-
-            def close_unheard() -> None:
-                for _ in range(unheard):
-                    channel = there.accept(5)
-                    if channel is not None:
-                        channel.close()
-
-            threading.Thread(target=close_unheard, daemon=True).start()
             target = Target(
                 name="edge-01", host="-", port=22, user="somebody", identity=None,
                 known_hosts=tmp_path / "known_hosts",
