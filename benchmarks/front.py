@@ -3,7 +3,7 @@
     python -m benchmarks.front --data ../shared/data/cifar10 \\
         --weights ../shared/data/weights_cifar10/resnet56_akamaster.safetensors --network resnet56
 
-The whole job as an operator starts it: an emulated lab, `hdap sweep`, `hdap compress` for a latency
+The whole job as an operator starts it: an emulated lab, `hdap devices probe`, `hdap sweep`, `hdap compress` for a latency
 to reach in several outer iterations. The network at the end of each is then compared with the
 original by `hdap bench --compare`, all in float32, interleaved in one run, on every device of the
 lab and (`--local`) on this machine without a lab around it. Killed and started again on the same
@@ -88,9 +88,10 @@ def running_lab(folder: Path, devices: int, settings: str | None = None) -> Iter
 
 
 def _job(fleet: Path, state: Path) -> Path:
-    """Sweep and compress, or go on; return the job's folder."""
+    """Probe, sweep and compress, or go on; return the job's folder."""
     jobs = sorted((state / "jobs").glob("compress-*"))
     if not jobs:
+        hdap(fleet, "devices", "probe")
         hdap(fleet, "sweep")
         hdap(fleet, "compress")
     elif not (jobs[-1] / "result.json").exists():

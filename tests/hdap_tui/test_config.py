@@ -234,7 +234,8 @@ def test_a_pattern_stands_for_its_names(pattern: str, expected: list[str]) -> No
         (
             "[compression]\nfinetune = {epochs = 3, rate = 1}\n",
             'fleet.toml:2: compression.finetune.rate is not a key here; known: "epochs", "lr", '
-            '"momentum", "weight_decay", "batch", "schedule", "bf16", "distill", "processes".',
+            '"momentum", "weight_decay", "batch", "schedule", "bf16", "distill", "processes", '
+            '"threads".',
         ),
         (
             '[[devices]]\nname = "a"\n[[devices]]\nhost = "b"\n',
