@@ -3,11 +3,11 @@
     python -m benchmarks.front --data ../shared/data/cifar10 \\
         --weights ../shared/data/weights_cifar10/resnet56_akamaster.safetensors --network resnet56
 
-The whole job as an operator starts it: an emulated lab, `hdap devices probe`, `hdap sweep`, `hdap compress` for a latency
-to reach in several outer iterations. The network at the end of each is then compared with the
-original by `hdap bench --compare`, all in float32, interleaved in one run, on every device of the
-lab and (`--local`) on this machine without a lab around it. Killed and started again on the same
-folder, it goes on.
+The whole job as an operator starts it: an emulated lab, `hdap devices probe`, `hdap sweep`, and
+`hdap compress` for a latency to reach in several outer iterations. The network at the end of each
+is then compared with the original by `hdap bench --compare`, all in float32, interleaved in one
+run, on every device of the lab, and on this machine without a lab around it. Killed and started
+again on the same folder, it goes on.
 """
 
 from __future__ import annotations
