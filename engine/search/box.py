@@ -54,6 +54,58 @@ class Box:
         return np.asarray((given - self.lower) / (self.upper - self.lower))
 
 
+class BestSoFar:
+    """What every optimiser keeps: the box, how many points have been told, and the best of them.
+
+    Args:
+        lower: lower ends of the box, length d.
+        upper: upper ends of the box, length d.
+        evaluations: how many points may be told in all.
+        population: points asked for at once.
+
+    Raises:
+        ValueError: they make no sense; the sentence says which.
+    """
+
+    def __init__(
+        self, lower: ArrayLike, upper: ArrayLike, evaluations: int, population: int
+    ) -> None:
+        self._box = Box(lower, upper)
+        if population < 1 or evaluations < population:
+            raise ValueError("evaluations cover one population at least, of one point at least")
+        self._evaluations_allowed, self._n = evaluations, population
+        self._told = 0
+        self._best_x: Array | None = None
+        self._best_f = math.inf
+
+    def _compare(self, points: Array, values: Array) -> None:
+        """Take the best of these points of the unit cube (n, d) where it is better."""
+        leader = int(np.argmin(values))
+        if self._best_x is None or values[leader] < self._best_f:
+            self._best_f, self._best_x = float(values[leader]), points[leader].copy()
+
+    @property
+    def best(self) -> Array:
+        """The best point so far, in the box's own units.
+
+        Raises:
+            ValueError: nothing has been told yet.
+        """
+        if self._best_x is None:
+            raise ValueError("there is no best point before the first values are told")
+        return self._box.points(self._best_x)
+
+    @property
+    def best_value(self) -> float:
+        """The value of the best point; infinite while there is none."""
+        return self._best_f
+
+    @property
+    def evaluations(self) -> int:
+        """How many points have been told."""
+        return self._told
+
+
 def check_steps(sigma: float, r: float, epoch: int) -> None:
     """Refuse step sizes that make no sense.
 

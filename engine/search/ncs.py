@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engine.search.box import Box, check_steps
+from engine.search.box import BestSoFar, check_steps
 
 Array = NDArray[np.float64]
 
 
-class NCS:
+class NCS(BestSoFar):
     """Minimises a function over a box; owns no loop, so anything can drive it.
 
         >>> import numpy as np
@@ -66,15 +66,11 @@ class NCS:
         *,
         correlation: bool = True,
     ) -> None:
-        self._box = Box(lower, upper)
-        self._evaluations_allowed = evaluations
-        self._n = population
+        super().__init__(lower, upper, evaluations, population)
         self._r = r
         self._epoch = epoch
         self._correlation = correlation
         check_steps(sigma, r, epoch)
-        if population < 1 or evaluations < population:
-            raise ValueError("evaluations cover one population at least, of one point at least")
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._x = self._random.random((population, len(self._box)))
         if start is not None:
@@ -83,9 +79,6 @@ class NCS:
         self._f = np.full(population, math.inf)
         self._sigma = np.full(population, float(sigma))
         self._replaced = np.zeros(population, dtype=np.int64)
-        self._told = 0
-        self._best_x: Array | None = None
-        self._best_f = math.inf
         self._offspring: Array | None = None
         self._weight = 1.0
 
@@ -126,9 +119,7 @@ class NCS:
             raise ValueError("ask for points before telling their values")
         points = self._x if self._offspring is None else self._offspring
         # (step c) f_min takes the offspring in before anything is normalised by it
-        leader = int(np.argmin(told))
-        if self._best_x is None or told[leader] < self._best_f:
-            self._best_f, self._best_x = float(told[leader]), points[leader].copy()
+        self._compare(points, told)
         if self._offspring is None:
             self._f = told
         else:
@@ -167,27 +158,6 @@ class NCS:
             normalised_fitness(self._f, values, self._best_f),
             normalised_correlation(self._x, offspring, self._sigma, self._x),
         )
-
-    @property
-    def best(self) -> Array:
-        """The best point so far, in the box's own units.
-
-        Raises:
-            ValueError: nothing has been told yet.
-        """
-        if self._best_x is None:
-            raise ValueError("there is no best point before the first values are told")
-        return self._box.points(self._best_x)
-
-    @property
-    def best_value(self) -> float:
-        """The value of the best point; infinite while there is none."""
-        return self._best_f
-
-    @property
-    def evaluations(self) -> int:
-        """How many points have been told."""
-        return self._told
 
     @property
     def done(self) -> bool:

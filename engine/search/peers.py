@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engine.search.box import Box, check_steps
+from engine.search.box import BestSoFar, check_steps
 
 Array = NDArray[np.float64]
 
 
-class Peer(ABC):
+class Peer(BestSoFar, ABC):
     """What all of them share: the box, the count, and the best point.
 
     Args:
@@ -45,18 +45,12 @@ class Peer(ABC):
         start: ArrayLike | None = None,
         seed: int | None = None,
     ) -> None:
-        self._box = Box(lower, upper)
-        if population < 1 or evaluations < population:
-            raise ValueError("evaluations cover one population at least, of one point at least")
-        self._evaluations_allowed, self._n = evaluations, population
+        super().__init__(lower, upper, evaluations, population)
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._given = np.empty((0, len(self._box)))
         if start is not None:
             self._given = self._box.cube(start, population)
         self._asked: Array | None = None
-        self._told = 0
-        self._best_x: Array | None = None
-        self._best_f = math.inf
 
     @abstractmethod
     def _propose(self) -> Array:
@@ -93,34 +87,11 @@ class Peer(ABC):
             raise ValueError(f"values of shape {shape} are expected, not {told.shape}")
         told[~np.isfinite(told)] = math.inf
         single = told if told.ndim == 1 else told.sum(axis=1)
-        leader = int(np.argmin(single))
-        if self._best_x is None or single[leader] < self._best_f:
-            self._best_f, self._best_x = float(single[leader]), points[leader].copy()
+        self._compare(points, single)
         if count == len(points):
             self._learn(points, _finite(told))
         self._asked = None
         self._told += count
-
-    @property
-    def best(self) -> Array:
-        """The best point so far, in the box's own units.
-
-        Raises:
-            ValueError: nothing has been told yet.
-        """
-        if self._best_x is None:
-            raise ValueError("there is no best point before the first values are told")
-        return self._box.points(self._best_x)
-
-    @property
-    def best_value(self) -> float:
-        """The value of the best point; infinite while there is none."""
-        return self._best_f
-
-    @property
-    def evaluations(self) -> int:
-        """How many points have been told."""
-        return self._told
 
     @property
     def done(self) -> bool:
