@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.text import first_line
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -204,7 +206,7 @@ def accept(model: nn.Module, spec: str, classes: int, shape: Sequence[int]) -> N
             out = model(torch.zeros(*shape))
     except Exception as error:
         # Anybody's network: it may raise anything.
-        raise ValueError(f"{spec} does not run on {images}: {_first_line(error)}") from error
+        raise ValueError(f"{spec} does not run on {images}: {first_line(error)}") from error
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != (shape[0], classes):
         given = list(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(
@@ -222,7 +224,3 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     from engine.models import checkpoints
 
     return checkpoints.fill(model, checkpoints.read(path), path)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from engine.models.normalise import IMAGENET_MEAN, IMAGENET_STD, Normalised
+from engine.text import first_line
 
 
 def from_timm(
@@ -35,13 +36,13 @@ def from_timm(
     except Exception as error:
         # A torchvision made for another torch raises a RuntimeError when it is imported.
         raise ValueError(
-            f"timm:{name} needs timm, which cannot be imported ({_first_line(error)}): "
+            f"timm:{name} needs timm, which cannot be imported ({first_line(error)}): "
             "install the extra hdap-tui[timm]"
         ) from error
     try:
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
     except Exception as error:
-        raise ValueError(f"timm makes no network {name!r}: {_first_line(error)}") from error
+        raise ValueError(f"timm makes no network {name!r}: {first_line(error)}") from error
     published: Any = getattr(network, "pretrained_cfg", None) or {}
     return Normalised(
         network,
@@ -71,7 +72,7 @@ def from_factory(spec: str, classes: int, folder: str | Path | None = None) -> n
     except Exception as error:
         # Somebody's own code: importing it may raise anything.
         raise ValueError(
-            f"{spec}: {module_name} cannot be imported ({_first_line(error)}); it must lie {where}"
+            f"{spec}: {module_name} cannot be imported ({first_line(error)}); it must lie {where}"
         ) from error
     factory = getattr(module, function_name, None)
     if not callable(factory):
@@ -82,12 +83,8 @@ def from_factory(spec: str, classes: int, folder: str | Path | None = None) -> n
     except Exception as error:
         raise ValueError(
             f"{spec}: called with classes={classes} it raised {type(error).__name__}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{spec}: it must return a torch.nn.Module, not {type(network).__name__}")
     return network
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import accelerator
+from engine import accelerator, files
 from engine.search.executors import lost
 from engine.search.measurements import Cancelled
 from engine.search.scoring import Scorer, Ticket, pack, score
@@ -149,24 +148,17 @@ class Accuracies:
         if not found:
             return
         self._known.update(found)
-        with self._path.open("a", encoding="utf-8") as file:
-            for widths, value in found.items():
-                line = {"round": self._round, "widths": widths, "accuracy": value}
-                file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        lines = (
+            {"round": self._round, "widths": widths, "accuracy": value}
+            for widths, value in found.items()
+        )
+        files.append(self._path, lines)
 
 
 def _read(path: Path, round_: int) -> dict[Widths, float]:
     """Read a file of accuracies; what was cut off or damaged is estimated again."""
     known: dict[Widths, float] = {}
-    if not path.exists():
-        return known
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        os.truncate(path, len(whole))
-    for line in whole.splitlines():
+    for line in files.lines(path):
         try:
             data = json.loads(line)
             if data["round"] == round_:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import files
 from engine.events import Reporter, silent
 from engine.fleet.surrogates import LEAST
 from engine.latency import Latency, Measure
@@ -70,8 +70,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[tuple[Widths, str], Latency] = {}
-        if path.exists():
-            self._read()
+        self._read()
 
     def get(self, widths: Widths, device: str) -> Latency | None:
         """Return what was measured, or None."""
@@ -80,25 +79,15 @@ class Log:
     def add(self, widths: Widths, latency: Latency) -> None:
         """Save a measurement; it is on the disk when this returns."""
         self._known[widths, latency.device] = latency
-        self._append({"widths": widths, "latency": _plain(asdict(latency))})
+        files.append(self._path, [{"widths": widths, "latency": _plain(asdict(latency))}])
 
     def void_failures(self) -> None:
         """Forget what failed, so that it is asked again."""
         self._known = {key: found for key, found in self._known.items() if found.ok}
-        self._append({"note": _VOID})
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        files.append(self._path, [{"note": _VOID}])
 
     def _read(self) -> None:
-        text = self._path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):  # killed in the middle of a line
-            os.truncate(self._path, len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, line in enumerate(files.lines(self._path), 1):
             try:
                 data = json.loads(line)
                 if data.get("note") == _VOID:

@@ -39,3 +39,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         nothing()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_lines_come_back_and_one_that_was_cut_off_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert files.lines(path) == []
+    files.append(path, [{"n": 1}, [2]])
+    with path.open("ab") as file:
+        file.write(b'{"n": 3')
+    assert files.lines(path) == [b'{"n": 1}', b"[2]"]
+    files.append(path, [4])
+    assert files.lines(path) == [b'{"n": 1}', b"[2]", b"4"]

@@ -13,6 +13,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo
 
+from engine.text import first_line
+
 MAX_BYTES = 2 << 30
 """Of the file, and of the weights beside it: what one protobuf message can hold."""
 MAX_NODES = 20_000
@@ -52,7 +54,7 @@ def read(path: Path) -> Source:
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
-        raise ValueError(f"{path}: not a valid ONNX file: {_first_line(error)}") from error
+        raise ValueError(f"{path}: not a valid ONNX file: {first_line(error)}") from error
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise ValueError(
@@ -131,7 +133,7 @@ def _array(path: Path, tensor: onnx.TensorProto) -> NDArray[np.generic]:
     try:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {tensor.name} is damaged: {_first_line(error)}") from error
+        raise ValueError(f"{path}: {tensor.name} is damaged: {first_line(error)}") from error
 
 
 def _input(
@@ -156,7 +158,3 @@ def _input(
 def _list(names: Iterable[str]) -> str:
     found = list(names)
     return ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
