@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.compress.finetune import Recipe, Team, work
+from engine.compress.recipe import Recipe
+from engine.compress.training import Team, work
 from engine.events import Advanced, AnyEvent, Noted, Reporter, Scored
 from engine.workers import Spawning, prepare
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from engine.compress.finetune import Recipe
+from engine.compress.recipe import Recipe
 from engine.fleet.surrogates import Kind as Regression
 from engine.search.executors import Kind as Executor
 from engine.search.objective import Constraint, Objective, Penalty, Weighting

@@ -18,10 +18,11 @@ import numpy as np
 
 from engine import data, files
 from engine.compress.export import Exported, export
-from engine.compress.finetune import Recipe, labelled
+from engine.compress.finetune import labelled
 from engine.compress.profile import profile
 from engine.compress.prunable import prunable
 from engine.compress.quantize import isa, onnx_accuracy, quantize_static
+from engine.compress.recipe import Recipe
 from engine.events import Reporter
 from engine.latency import Latency
 from engine.models import SHIPPED, image_size, recognise, title

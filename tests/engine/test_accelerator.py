@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from engine import accelerator, data, models
-from engine.compress import evaluate, finetune
-from engine.compress.finetune import Recipe, Team
+from engine.compress import evaluate, training
 from engine.compress.groups import Group, importance
 from engine.compress.prune import Pruner
+from engine.compress.recipe import Recipe
+from engine.compress.training import Team
 from engine.search.scoring import at_widths
 
 
@@ -45,7 +46,7 @@ class _Far(Team):
 
 
 def test_everything_that_a_batch_of_fine_tuning_needs_lies_on_the_device() -> None:
-    run = object.__new__(finetune._Run)
+    run = object.__new__(training._Run)
     run.team, run.recipe, run.bf16 = _Far(), Recipe(distill=0.5), False
     run.model = run.learner = _far_network()
     run.teacher = _far_network().eval()
