@@ -7,21 +7,20 @@ before it is used, so a killed job goes on where it was and ends in the same mod
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from engine import data, files
 from engine.compress.export import Exported, export
 from engine.compress.finetune import labelled
 from engine.compress.profile import profile
 from engine.compress.prunable import prunable
-from engine.compress.quantize import isa, onnx_accuracy, quantize_static
+from engine.compress.quantize import onnx_accuracy
 from engine.compress.recipe import Recipe
 from engine.events import Reporter
 from engine.latency import Latency
@@ -29,14 +28,13 @@ from engine.models import SHIPPED, image_size, recognise, title
 from engine.models import load as load_network
 from engine.search import fleetwide, hdap
 from engine.search.hdap import Cancelled, Cluster, Result
-from engine.search.objective import FleetLatency
 from hdap_tui.config import Settings, load
 from hdap_tui.config.schema import Compression
-from hdap_tui.facts import gather
-from hdap_tui.jobs.folder import JobFolder, write_json
-from hdap_tui.names import cluster_letter
+from hdap_tui.jobs import deciding
+from hdap_tui.jobs.deciding import Decision
+from hdap_tui.jobs.folder import JobFolder
+from hdap_tui.jobs.parts import Job, Part
 from hdap_tui.progress import WHOLE
-from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store, open_store
 from hdap_tui.store.facts import USUAL_MULTIPLE
@@ -50,7 +48,7 @@ __all__ = ["Cancelled", "run"]
 
 _BUILTIN = "builtin:"
 _STATISTICS_IMAGES = 512  # enough for the mean and variance of a channel
-_PREPARE_S, _EXPORT_S, _QUANTIZE_S, _DECIDE_S = 8.0, 6.0, 1.5, 6.0
+_PREPARE_S, _EXPORT_S = 8.0, 6.0
 
 
 def run(folder: JobFolder, reporter: Reporter) -> dict[str, Any]:
@@ -64,27 +62,7 @@ def run(folder: JobFolder, reporter: Reporter) -> dict[str, Any]:
     settings = load(Path(request["config"]))
     asked = _asked(request)
     with _measuring(settings, request) as (fleet, measure):
-        job = _Compression(folder, reporter, settings, asked, request, fleet, measure)
-        return job.run()
-
-
-class _Compression:
-    """One job's parts, in the order in which they are done."""
-
-    def __init__(
-        self,
-        folder: JobFolder,
-        reporter: Reporter,
-        settings: Settings,
-        asked: Compression,
-        request: dict[str, Any],
-        fleet: Fleet,
-        measure: Any,
-    ) -> None:
-        self.folder, self.reporter, self.settings = folder, reporter, settings
-        self.asked, self.request = asked, request
-        self.fleet, self.measure = fleet, measure
-        self.clusters = [
+        clusters = [
             Cluster(
                 id=c["id"],
                 size=c["size"],
@@ -94,6 +72,17 @@ class _Compression:
             )
             for c in request["clusters"]
         ]
+        job = Job(folder, reporter, settings, asked, request, fleet, measure, clusters)
+        return _Compression(job).run()
+
+
+class _Compression:
+    """One job's steps, in the order in which they are done."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.folder, self.reporter = job.folder, job.reporter
+        self.settings, self.asked, self.request = job.settings, job.asked, job.request
 
     def run(self) -> dict[str, Any]:
         """Search, export, quantize, decide, register."""
@@ -119,12 +108,12 @@ class _Compression:
             network,
             groups,
             dataset,
-            self.clusters,
-            self.measure,
+            self.job.clusters,
+            self.job.measure,
             search,
             self.folder.work,
             self.reporter,
-            self._cancelled,
+            self.job.cancelled,
         )
         original = export(network, example, self.folder.work / "original.onnx")
         made, without = [], []
@@ -133,7 +122,7 @@ class _Compression:
             if result.design.widths == tuple(group.channels for group in groups):
                 without.append(result.stopped)
                 continue
-            part = _Part(numbers, len(outcome.results) > 1)
+            part = Part(numbers, len(outcome.results) > 1)
             made.append(self._finish(part, original, result, dataset, example))
         if not made:
             raise ValueError(
@@ -144,11 +133,13 @@ class _Compression:
         return {**made[0], "models": made, "forecast": forecast}
 
     def _finish(
-        self, part: _Part, original: Exported, result: Result, dataset: data.Dataset, example: Any
+        self, part: Part, original: Exported, result: Result, dataset: data.Dataset, example: Any
     ) -> dict[str, Any]:
         """Export a network, decide in which precision it runs, and register it."""
         pruned = self._export(part, result.network, example)
-        chosen, compared = self._decide(part, original, pruned, dataset, result.metrics)
+        chosen, compared = Decision(self.job).choose(
+            part, original, pruned, dataset, result.metrics
+        )
         return self._register(part, chosen, compared, result, dataset, example)
 
     def _load(self) -> tuple[nn.Module, data.Dataset]:
@@ -186,7 +177,7 @@ class _Compression:
 
     def _search_settings(self) -> hdap.Settings:
         asked, tuning = self.asked, self.asked.finetune
-        blocks = self.fleet.bench
+        blocks = self.job.fleet.bench
         one = blocks.blocks_min * (0.1 + blocks.warmup_s + blocks.block_s)
         cores = min(self.settings.cores(d.host_group) for d in self.settings.devices)
         return hdap.Settings(
@@ -212,7 +203,7 @@ class _Compression:
             sampling=asked.sampling,
             finalists=asked.finalists,
             surrogate=asked.surrogate,
-            measurement_seconds=one * max(1.0, len(self.clusters) / cores),
+            measurement_seconds=one * max(1.0, len(self.job.clusters) / cores),
             workers=asked.threads,
             executor=asked.executor,
             scheduler=asked.scheduler,
@@ -233,13 +224,10 @@ class _Compression:
         )
 
     def _expected_s(self, search: hdap.Settings) -> float:
-        searching = search.expected_seconds(len(self.clusters))
-        return _PREPARE_S + searching + _EXPORT_S + _QUANTIZE_S + _DECIDE_S
+        searching = search.expected_seconds(len(self.job.clusters))
+        return _PREPARE_S + searching + _EXPORT_S + deciding.EXPECTED_S
 
-    def _cancelled(self) -> bool:
-        return self.folder.cancelled
-
-    def _export(self, part: _Part, pruned: nn.Module, example: Any) -> Exported:
+    def _export(self, part: Part, pruned: nn.Module, example: Any) -> Exported:
         """Write the pruned network, compared with torch."""
         step = part.step("export")
         self.reporter.started(step, weight=_EXPORT_S)
@@ -247,128 +235,7 @@ class _Compression:
         self.reporter.finished(step, difference=after.difference)
         return after
 
-    def _decide(
-        self,
-        part: _Part,
-        original: Exported,
-        pruned: Exported,
-        dataset: data.Dataset,
-        metrics: Any,
-    ) -> tuple[Exported, dict[str, Any]]:
-        """Choose between float and int8 by what the representatives measure."""
-        candidates = {"fp32": pruned}
-        if self.asked.quantize != "never":
-            step = part.step("quantize")
-            self.reporter.started(step, weight=_QUANTIZE_S)
-            candidates["int8"] = quantize_static(
-                pruned.path,
-                self.folder.work / part.file("int8.onnx"),
-                dataset.calibration_images,
-                isa(*self._instruction_set()),
-            )
-            self.reporter.finished(step, bytes=candidates["int8"].bytes)
-        accuracy = {
-            name: onnx_accuracy(found.path, dataset.selection_images, dataset.selection_labels)
-            for name, found in candidates.items()
-        }
-        clusters = [cluster for cluster in self.clusters if cluster.id in part.clusters]
-        medians = self._compare(part, clusters, {"original": original, **candidates})
-        before = float(metrics["accuracy_before"]["selection"])
-        speedups = {
-            name: self._speedup(clusters, medians, original.digest, found.digest)
-            for name, found in candidates.items()
-        }
-        good = {
-            name
-            for name in candidates
-            if 100 * (before - accuracy[name]) <= self.asked.maximum_drop + 1e-9
-        }
-        choice = _choose(self.asked.quantize, good, speedups, self._margin())
-        self.reporter.noted(
-            part.step("decide"),
-            "; ".join(
-                f"{name}: {speedups[name]:.2f}x measured on the representatives, "
-                f"{accuracy[name]:.2%} of the selection split right"
-                for name in candidates
-            )
-            + f"; {choice} is taken",
-        )
-        return candidates[choice], {
-            "precision": choice,
-            "measured_speedup": speedups[choice],
-            "measured_speedups": speedups,
-            "selection_accuracy": accuracy[choice],
-            "selection_accuracies": accuracy,
-        }
-
-    def _margin(self) -> float:
-        return 1 + self.settings.deploy.margin_percent / 100
-
-    def _instruction_set(self) -> tuple[str, Sequence[str]]:
-        """Ask a representative for its machine and flags; the answer is kept for a resumed job."""
-        path = self.folder.work / "facts.json"
-        if path.exists():
-            facts = json.loads(path.read_text())
-            return str(facts["machine"]), list(facts["isa"])
-        for cluster in self.clusters:
-            for device in cluster.devices:
-                try:
-                    facts = gather(self.fleet.pool.get(self.fleet.members[device]))
-                except DeviceError:
-                    continue
-                write_json(path, {"machine": facts.get("machine"), "isa": facts.get("isa", [])})
-                return self._instruction_set()
-        raise ValueError("no device can be asked for its instruction set; resume the job later")
-
-    def _compare(
-        self, part: _Part, clusters: Sequence[Cluster], candidates: dict[str, Exported]
-    ) -> dict[tuple[int, str], float]:
-        """Time the candidates side by side on every cluster; return medians by cluster and digest.
-
-        What was measured is kept, so that a resumed job decides the same.
-        """
-        path, step = self.folder.work / part.file("decision.json"), part.step("decide")
-        wanted = sorted(found.digest for found in candidates.values())
-        if path.exists():
-            kept = json.loads(path.read_text())
-            if kept["models"] == wanted:
-                return {(row[0], row[1]): row[2] for row in kept["medians"]}
-        self.reporter.started(step, total=len(candidates) * len(clusters), weight=_DECIDE_S)
-        medians: dict[tuple[int, str], float] = {}
-        for cluster in clusters:
-            for device in cluster.devices:
-                pairs = [(found.path, device) for found in candidates.values()]
-                found = list(self.measure(pairs, self._cancelled))
-                if self._cancelled():
-                    raise Cancelled
-                if found and all(one.ok for one in found):
-                    medians |= {(cluster.id, one.model): one.median_ms for one in found}
-                    break
-            self.reporter.advanced(step, len(medians))
-        if not medians:
-            raise ValueError("no device can be measured any more; resume the job later")
-        rows = [[cluster, digest, ms] for (cluster, digest), ms in medians.items()]
-        write_json(path, {"models": wanted, "medians": rows})
-        self.reporter.finished(step)
-        return medians
-
-    def _speedup(
-        self,
-        clusters: Sequence[Cluster],
-        medians: dict[tuple[int, str], float],
-        old: str,
-        new: str,
-    ) -> float:
-        """Latency of these clusters' devices, as the objective has it: the old by the new."""
-        usable = [c for c in clusters if (c.id, old) in medians and (c.id, new) in medians]
-        value = FleetLatency.of(usable, self.asked.objective, self.asked.weighting)
-        before, after = (
-            float(value(np.array([[medians[c.id, digest]] for c in usable]))[0])
-            for digest in (old, new)
-        )
-        return before / after
-
-    def _share(self, store: Store, row: ModelRow, part: _Part) -> list[str]:
+    def _share(self, store: Store, row: ModelRow, part: Part) -> list[str]:
         """Return whom a model is for; two clusters may have ended in the very same one."""
         own = self._members(part)
         others = [name for name in row.metrics.get("for_devices", ()) if name not in own]
@@ -376,7 +243,7 @@ class _Compression:
             table.set_metrics(store, row.digest, {"for_devices": [*others, *own]})
         return [*others, *own]
 
-    def _members(self, part: _Part) -> list[str]:
+    def _members(self, part: Part) -> list[str]:
         """Return all devices of the part's clusters, noise counted with the nearest."""
         return [
             name
@@ -387,7 +254,7 @@ class _Compression:
 
     def _register(
         self,
-        part: _Part,
+        part: Part,
         chosen: Exported,
         compared: dict[str, Any],
         result: Result,
@@ -436,28 +303,6 @@ class _Compression:
         return {"model": row.name, "digest": row.digest, "path": row.path, "metrics": metrics}
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One of the networks that a job makes."""
-
-    clusters: tuple[int, ...]
-    """Those that it is for."""
-    alone: bool
-    """Whether others are made beside it."""
-
-    @property
-    def _suffix(self) -> str:
-        return f"cluster-{cluster_letter(self.clusters[0])}" if self.alone else ""
-
-    def step(self, kind: str) -> str:
-        return f"{kind} ({self._suffix})" if self.alone else kind
-
-    def file(self, name: str) -> str:
-        """Return a name that no other part uses."""
-        path = Path(name)
-        return f"{path.stem}-{self._suffix}{path.suffix}" if self.alone else name
-
-
 @contextmanager
 def _measuring(
     settings: Settings, request: dict[str, Any]
@@ -474,11 +319,3 @@ def _measuring(
 
 def _asked(request: dict[str, Any]) -> Compression:
     return msgspec.convert(request["compression"], Compression).with_threads()
-
-
-def _choose(wish: str, good: set[str], speedups: dict[str, float], margin: float) -> str:
-    if wish == "always":
-        return "int8"
-    if "int8" in good and speedups["int8"] > margin * speedups["fp32"]:
-        return "int8"
-    return "fp32"

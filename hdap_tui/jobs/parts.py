@@ -1,0 +1,59 @@
+"""What a compression job has, and the networks that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.events import Reporter
+from engine.latency import Latency
+from engine.search.hdap import Cluster
+from hdap_tui.config import Settings
+from hdap_tui.config.schema import Compression
+from hdap_tui.jobs.folder import JobFolder
+from hdap_tui.names import cluster_letter
+from hdap_tui.sweep import Fleet
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a compression job works with."""
+
+    folder: JobFolder
+    reporter: Reporter
+    settings: Settings
+    asked: Compression
+    request: Mapping[str, Any]
+    """As it was written, with the clusters of the fleet as it was then."""
+    fleet: Fleet
+    measure: Callable[..., Iterator[Latency]]
+    clusters: Sequence[Cluster]
+
+    def cancelled(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self.folder.cancelled
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the networks that a job makes."""
+
+    clusters: tuple[int, ...]
+    """Those that it is for."""
+    alone: bool
+    """Whether others are made beside it."""
+
+    @property
+    def _suffix(self) -> str:
+        return f"cluster-{cluster_letter(self.clusters[0])}" if self.alone else ""
+
+    def step(self, kind: str) -> str:
+        """Return the name of a step of this part."""
+        return f"{kind} ({self._suffix})" if self.alone else kind
+
+    def file(self, name: str) -> str:
+        """Return a name that no other part uses."""
+        path = Path(name)
+        return f"{path.stem}-{self._suffix}{path.suffix}" if self.alone else name
