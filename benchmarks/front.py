@@ -31,7 +31,7 @@ from engine.compress.evaluate import accuracy
 from engine.compress.export import export
 from engine.compress.prunable import prunable
 from engine.fleet.geometry import measure_geometry
-from engine.search.hdap import stages
+from engine.search.iterations import stages
 from hdap_tui.lab import control
 from hdap_tui.lab.fleet_file import fleet_toml
 from hdap_tui.lab.profiles import Plan

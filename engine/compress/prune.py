@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.compress.groups import Design, Group, validate
+from engine.compress.groups import Design, Group, Slice, validate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,6 +34,23 @@ def prune(model: nn.Module, groups: Sequence[Group], design: Design) -> nn.Modul
     """
     validate(groups, design)
     return Pruner(model, groups).copy(design)
+
+
+def narrow(groups: Sequence[Group], design: Design) -> tuple[Group, ...]:
+    """Return the dependency groups of the network that the design makes of theirs."""
+    gone = removed(groups, design)
+    narrowed = []
+    for group, kept in zip(groups, design.kept, strict=True):
+        slices = []
+        for cut in group.slices:
+            lost = np.array(sorted(gone.get(cut.tensor, {}).get(cut.axis, ())), dtype=np.int64)
+            index = tuple(
+                tuple(entry - int(np.searchsorted(lost, entry)) for entry in cut.index[channel])
+                for channel in kept
+            )
+            slices.append(Slice(cut.tensor, cut.axis, index, cut.reads))
+        narrowed.append(Group(group.name, len(kept), tuple(slices)))
+    return tuple(narrowed)
 
 
 class Pruner:

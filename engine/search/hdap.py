@@ -26,15 +26,15 @@ from engine.accelerator import threads
 from engine.compress import checkpoint as checkpoints
 from engine.compress.designs import Design, compose, whole
 from engine.compress.finetune import accuracy, finetune
-from engine.compress.groups import Group, Slice, importance
-from engine.compress.prune import prune, removed
+from engine.compress.groups import Group, importance
+from engine.compress.prune import narrow, prune
 from engine.events import Reporter, silent
 from engine.fleet.geometry import measure_geometry
 from engine.latency import Measure
 from engine.search import sampling
 from engine.search.candidates import Accuracies
 from engine.search.executors import opened
-from engine.search.iterations import Iteration, claim
+from engine.search.iterations import Iteration, claim, read, rebuild
 from engine.search.learning import Fleet, learn
 from engine.search.measurements import Cancelled, Cluster, Log, Measurements
 from engine.search.outer import Found, Search, target
@@ -43,12 +43,12 @@ from engine.search.settings import EXPORT_SECONDS, Settings
 from engine.search.space import Space, Widths, steps
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from engine.compress.export import Template
     from engine.data import Dataset
 
-__all__ = ["Cancelled", "Cluster", "Iteration", "Result", "Settings", "compress", "narrow"]
+__all__ = ["Cancelled", "Cluster", "Iteration", "Result", "Settings", "compress"]
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Loop:
         """Do one outer iteration, or take it from the folder; say why to stop, if so."""
         path = self.folder / f"iteration-{number}.safetensors"
         if path.exists():
-            self.measurements.replay(_load(path)[0].asked)
+            self.measurements.replay(read(path)[0].asked)
         else:
             found = self.search(number)
             if found is None:
@@ -191,9 +191,7 @@ class Loop:
             iteration, tuned = self.finish(number, found)
             checkpoints.save(path, {"network": tuned.state_dict()}, iteration.to_state())
         # Read back in any case: a resumed search goes on from the same bits.
-        iteration, tensors = _load(path)
-        network = prune(self.network, self.groups, iteration.design)
-        network.load_state_dict(tensors)
+        iteration, network = rebuild(path, self.network, self.groups)
         self.iterations.append(iteration)
         if not self.accurate(iteration):
             lost = 100 * (self.original_accuracy - iteration.accuracy)
@@ -202,7 +200,7 @@ class Loop:
                 f"{self.settings.maximum_drop:g} allowed: the network before it is kept"
             )
         self.groups = narrow(self.groups, iteration.design)
-        self.network, self.design = network.eval(), compose(self.design, iteration.design)
+        self.network, self.design = network, compose(self.design, iteration.design)
         if iteration.goal is not None and 1 / iteration.speedup <= iteration.goal:
             return (
                 f"the speed-up of {iteration.speedup:.2f} reaches the target of "
@@ -377,73 +375,13 @@ class Loop:
             "front": [step.point() for step in self.iterations],
             "designs_measured": sum(len(call) for call in self.measurements.asked),
         }
-        if kept:
-            last = kept[-1]
-            metrics["speedup"] = last.speedup
-            if last.goal is not None:
-                metrics["target_speedup"] = 1 / last.goal
-                metrics["target_reached"] = 1 / last.speedup <= last.goal
-            metrics |= {
-                "predicted_ms_before": dict(last.predicted_original_ms),
-                "predicted_ms_after": dict(last.predicted_ms),
-                "predicted_speedup": last.predicted_speedup,
-                "surrogates": dict(last.surrogates),
-            }
-            if last.measured_speedup is not None:
-                metrics |= {
-                    "measured_ms_before": dict(last.measured_original_ms),
-                    "measured_ms_after": dict(last.measured_ms),
-                    "measured_speedup": last.measured_speedup,
-                }
-        return metrics
+        return metrics | (kept[-1].figures() if kept else {})
 
     def accurate(self, iteration: Iteration) -> bool:
         """Whether an iteration's network keeps as much accuracy as it must."""
         lost = 100 * (self.original_accuracy - iteration.accuracy)
         settings = self.settings
         return settings.constraint == "latency" or lost <= settings.maximum_drop + 1e-9
-
-
-def stages(
-    network: nn.Module, groups: Sequence[Group], folder: Path
-) -> Iterator[tuple[Iteration, nn.Module]]:
-    """Yield each finished outer iteration of a search's folder, and the network at its end.
-
-    Args:
-        network: the original.
-        groups: its dependency groups.
-        folder: where the search was kept.
-    """
-    number = 1
-    while (path := folder / f"iteration-{number}.safetensors").exists():
-        iteration, tensors = _load(path)
-        network = prune(network, groups, iteration.design).eval()
-        network.load_state_dict(tensors)
-        groups = narrow(groups, iteration.design)
-        yield iteration, network
-        number += 1
-
-
-def narrow(groups: Sequence[Group], design: Design) -> tuple[Group, ...]:
-    """Return the dependency groups of the network that the design makes of theirs."""
-    gone = removed(groups, design)
-    narrowed = []
-    for group, kept in zip(groups, design.kept, strict=True):
-        slices = []
-        for cut in group.slices:
-            lost = np.array(sorted(gone.get(cut.tensor, {}).get(cut.axis, ())), dtype=np.int64)
-            index = tuple(
-                tuple(entry - int(np.searchsorted(lost, entry)) for entry in cut.index[channel])
-                for channel in kept
-            )
-            slices.append(Slice(cut.tensor, cut.axis, index, cut.reads))
-        narrowed.append(Group(group.name, len(kept), tuple(slices)))
-    return tuple(narrowed)
-
-
-def _load(path: Path) -> tuple[Iteration, dict[str, Tensor]]:
-    tensors, state = checkpoints.load(path)
-    return Iteration.from_state(state), tensors["network"]
 
 
 def _by_cluster(fleet: Fleet, widths: Widths) -> dict[str, float]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.compress import checkpoint
 from engine.compress.designs import Design
+from engine.compress.groups import Group
+from engine.compress.prune import narrow, prune
 from engine.search.measurements import Cluster
 from engine.search.settings import Settings
 from engine.search.space import Widths
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from engine.data import Dataset
 
@@ -53,6 +56,26 @@ class Iteration:
     goal: float | None
     """Latency to reach, relative to the original network; None where there is none."""
 
+    def figures(self) -> dict[str, Any]:
+        """Return its latencies for JSON; predicted and measured ones never share a key."""
+        found: dict[str, Any] = {"speedup": self.speedup}
+        if self.goal is not None:
+            found["target_speedup"] = 1 / self.goal
+            found["target_reached"] = 1 / self.speedup <= self.goal
+        found |= {
+            "predicted_ms_before": dict(self.predicted_original_ms),
+            "predicted_ms_after": dict(self.predicted_ms),
+            "predicted_speedup": self.predicted_speedup,
+            "surrogates": dict(self.surrogates),
+        }
+        if self.measured_speedup is not None:
+            found |= {
+                "measured_ms_before": dict(self.measured_original_ms),
+                "measured_ms_after": dict(self.measured_ms),
+                "measured_speedup": self.measured_speedup,
+            }
+        return found
+
     @property
     def speedup(self) -> float:
         """As measured, else as predicted."""
@@ -88,6 +111,51 @@ class Iteration:
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an outer iteration of a search: {error} is missing") from error
         return cls(**values)
+
+
+def read(path: Path) -> tuple[Iteration, dict[str, Tensor]]:
+    """Return what a file of an outer iteration holds: it, and its network's tensors.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    tensors, state = checkpoint.load(path)
+    return Iteration.from_state(state), tensors["network"]
+
+
+def rebuild(path: Path, network: nn.Module, groups: Sequence[Group]) -> tuple[Iteration, nn.Module]:
+    """Return an outer iteration and the network at its end.
+
+    Args:
+        path: the file where it is kept.
+        network: the network at its start.
+        groups: the dependency groups of that.
+
+    Raises:
+        ValueError: it is no such file, or another network's.
+    """
+    iteration, tensors = read(path)
+    pruned = prune(network, groups, iteration.design)
+    pruned.load_state_dict(tensors)
+    return iteration, pruned.eval()
+
+
+def stages(
+    network: nn.Module, groups: Sequence[Group], folder: Path
+) -> Iterator[tuple[Iteration, nn.Module]]:
+    """Yield each finished outer iteration of a search's folder, and the network at its end.
+
+    Args:
+        network: the original.
+        groups: its dependency groups.
+        folder: where the search was kept.
+    """
+    number = 1
+    while (path := folder / f"iteration-{number}.safetensors").exists():
+        iteration, network = rebuild(path, network, groups)
+        groups = narrow(groups, iteration.design)
+        yield iteration, network
+        number += 1
 
 
 def claim(

@@ -15,11 +15,12 @@ from engine.compress.designs import Design, whole
 from engine.compress.export import Exported
 from engine.compress.finetune import Recipe, finetune
 from engine.compress.groups import trace
-from engine.compress.prune import prune
+from engine.compress.prune import narrow, prune
 from engine.events import Advanced, Finished, Noted, Reporter, Scored, Started
 from engine.fleet.geometry import measure_geometry
 from engine.latency import Latency
-from engine.search.hdap import Cancelled, Cluster, Settings, compress, narrow, stages
+from engine.search.hdap import Cancelled, Cluster, Settings, compress
+from engine.search.iterations import stages
 
 CLUSTERS = (Cluster(0, 7, ("fast-1", "fast-2")), Cluster(1, 5, ("slow-1", "slow-2")))
 SETTINGS = Settings(
