@@ -41,22 +41,23 @@ class Designs:
         name: a built-in network; its weights are random, which latency does not see.
         folder: where the table is kept.
         seconds: how long to measure in all.
+        classes: how many it tells apart.
     """
 
-    def __init__(self, name: str, folder: Path, seconds: float) -> None:
+    def __init__(self, name: str, folder: Path, seconds: float, classes: int = 10) -> None:
         torch.manual_seed(0)
         self.name, self._end = name, time.monotonic() + seconds
-        self.network = models.build(name).eval()
+        self.network = models.build(name, classes).eval()
         side = models.NETWORKS[name].size
         example = torch.rand(1, 3, side, side)
         self.groups = trace(self.network, example)
         self.geometry = measure_geometry(self.network, self.groups, example)
         self.whole: Widths = tuple(group.channels for group in self.groups)
-        self._example = example
+        self.example = example
         self._scores = importance(self.network, self.groups)
         self._template: Template | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{name}.jsonl"
+        self._path = folder / (f"{name}.jsonl" if classes == 10 else f"{name}-{classes}.jsonl")
         self._known: dict[Widths, list[float]] = {}
         if self._path.exists():
             for line in self._path.read_text().splitlines():
@@ -82,16 +83,18 @@ class Designs:
                     file.write(json.dumps({"widths": widths, "ratio": float(ratio)}) + "\n")
         return np.array([self._known[w][repeat] for w in wanted])
 
-    def _measure(self, designs: Sequence[Widths]) -> np.ndarray:
+    def file(self, widths: Widths) -> bytes:
+        """Return a design's ONNX file."""
         if self._template is None:
-            self._template = Template(self.network, self._example, self.groups)
-        files = [
-            self._template.build(prune(self.network, self.groups, at_widths(self._scores, w)))
-            for w in (*designs, self.whole)
-        ]
+            self._template = Template(self.network, self.example, self.groups)
+        design = at_widths(self._scores, widths)
+        return self._template.build(prune(self.network, self.groups, design))
+
+    def _measure(self, designs: Sequence[Widths]) -> np.ndarray:
+        files = [self.file(w) for w in (*designs, self.whole)]
         blocks = []
         for _ in range(BLOCKS):
-            *timed, base = [_runner(file, self._example.numpy()) for file in files]
+            *timed, base = [_runner(file, self.example.numpy()) for file in files]
             turns = np.zeros((ROUNDS, len(timed)))
             for turn in range(ROUNDS):
                 order = list(range(len(timed)))
