@@ -37,6 +37,15 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def training_multiple(device: torch.device, bf16: bool) -> int:
+    """Return the channels that training takes in one go: widths off it cost a whole block."""
+    import torch
+
+    if device.type != "cpu" or not bf16:
+        return 1
+    return 16 if torch.cpu._is_amx_tile_supported() else 8
+
+
 def mixed(device: torch.device, enabled: bool) -> AbstractContextManager[object]:
     """Compute convolutions and products in bfloat16 inside; what is delicate stays float32."""
     import torch

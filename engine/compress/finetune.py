@@ -6,7 +6,7 @@ state before the first one takes part), the *test* split is never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from torch import nn
 
 from engine.compress.evaluate import accuracy, answers, place, reestimate_batch_norm
 from engine.compress.inference import evaluating
+from engine.compress.padding import Zeros
 from engine.compress.recipe import Recipe
 from engine.compress.training import Epoch, Result, work
 from engine.events import silent
@@ -40,6 +41,7 @@ def finetune(
     cancelled: Callable[[], bool] = lambda: False,
     step: str = "finetune",
     weight: float = 1.0,
+    zeros: Sequence[Zeros] = (),
 ) -> Result:
     """Train a network in place; at the end it holds the weights of its best epoch.
 
@@ -54,6 +56,7 @@ def finetune(
             later, give the network as it was at the very start, and the checkpoint.
         step: the step's name in the events.
         weight: its expected seconds, for the events.
+        zeros: what stays zero whatever is learnt: see `padding.pad`.
 
     Raises:
         ValueError: the recipe makes no sense, the checkpoint is another run's, the dataset has
@@ -69,10 +72,12 @@ def finetune(
             from engine.compress import team
 
             checkpoint = checkpoint or Path(folder) / "checkpoint.safetensors"
-            team.finetune(model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step)
+            team.finetune(
+                model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step, zeros
+            )
             # What they learnt lies in the checkpoint.
             cancelled = lambda: True  # noqa: E731
-        result = work(model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step)
+        result = work(model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step, zeros)
     if result.finished:
         reporter.finished(step, accuracy=result.accuracy, best_epoch=result.best_epoch)
     return result

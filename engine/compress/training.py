@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from torch.nn import functional
 from engine import accelerator
 from engine.compress import checkpoint as checkpoints
 from engine.compress.evaluate import evaluate, place
+from engine.compress.padding import Zeros
 from engine.compress.recipe import Recipe
 from engine.data import augment
 
@@ -89,13 +90,14 @@ def work(
     checkpoint: Path | None,
     cancelled: Callable[[], bool],
     step: str,
+    zeros: Sequence[Zeros] = (),
     team: Team | None = None,
 ) -> Result:
     """Train in this process, as one of a team or alone; arguments as with `finetune`."""
     team = team or Team(recipe)
     cuda = [team.device] if team.device.type == "cuda" else []
     with accelerator.threads(recipe.threads), torch.random.fork_rng(devices=cuda):
-        run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled, team)
+        run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled, zeros, team)
         if run.bf16 != recipe.bf16:
             reporter.noted(step, "this device has no bfloat16: training in float32")
         if 0 < len(run.state.epochs) < recipe.epochs:
@@ -158,6 +160,7 @@ class _Run:
         teacher: nn.Module | None,
         checkpoint: Path | None,
         cancelled: Callable[[], bool],
+        zeros: Sequence[Zeros],
         team: Team,
     ) -> None:
         self.model, self.recipe, self.team = model, recipe, team
@@ -198,6 +201,12 @@ class _Run:
             self.best = _copy(model.state_dict())
         self.good = self._tensors()
         self.learner = team.join(model)
+        parameters = dict(model.named_parameters())
+        self.zeros = [
+            (parameters[zero.tensor], zero.axis, torch.tensor(zero.entries, device=team.device))
+            for zero in zeros
+            if zero.tensor in parameters
+        ]
 
     def epoch(self) -> Epoch:
         """Train one epoch, judge it, and save the state."""
@@ -300,6 +309,9 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.team.backward(loss)
         self.optimizer.step()
+        with torch.no_grad():
+            for parameter, axis, entries in self.zeros:
+                parameter.index_fill_(axis, entries, 0.0)
         return loss.detach()
 
     def _rate(self, number: int, part: float) -> float:

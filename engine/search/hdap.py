@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.accelerator import threads
+from engine.accelerator import device, threads, training_multiple
 from engine.compress import checkpoint as checkpoints
 from engine.compress.designs import Design, compose, whole
 from engine.compress.finetune import accuracy, finetune
 from engine.compress.groups import Group, importance
+from engine.compress.padding import pad
 from engine.compress.prune import narrow, prune
 from engine.events import Reporter, silent
 from engine.fleet.geometry import measure_geometry
@@ -310,9 +311,16 @@ class Loop:
         recipe = self.settings.recipe
         scores = importance(self.network, self.groups, self.settings.norm)
         design = at_widths(scores, found.widths)
-        network = prune(self.network, self.groups, design)
+        multiple = training_multiple(device(recipe.device), recipe.bf16)
+        padded = pad(
+            prune(self.network, self.groups, design),
+            self.original,
+            self.original_groups,
+            compose(self.design, design),
+            multiple,
+        )
         tuned = finetune(
-            network,
+            padded.network,
             self.dataset,
             recipe,
             teacher=self.original if recipe.distill else None,
@@ -321,9 +329,11 @@ class Loop:
             cancelled=self.cancelled,
             step=self.step("finetune", number),
             weight=self.settings.epoch_seconds * recipe.epochs,
+            zeros=padded.zeros,
         )
         if not tuned.finished:
             raise Cancelled
+        network = padded.strip()
         fleet = found.fleet
         return Iteration(
             design=design,
