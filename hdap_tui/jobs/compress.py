@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,13 @@ from engine.search.hdap import Cancelled, Cluster, Result
 from engine.search.objective import FleetLatency
 from hdap_tui.config import Settings, load
 from hdap_tui.config.schema import Compression
-from hdap_tui.facts import gather
+from hdap_tui.facts import Facts, gather
+from hdap_tui.fanout import on_each
 from hdap_tui.jobs.folder import JobFolder, write_json
 from hdap_tui.names import cluster_letter
 from hdap_tui.progress import WHOLE
 from hdap_tui.ssh.errors import DeviceError
+from hdap_tui.stages import Stages
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store, open_store
 from hdap_tui.store.facts import USUAL_MULTIPLE
@@ -314,13 +316,19 @@ class _Compression:
             return str(facts["machine"]), list(facts["isa"])
         for cluster in self.clusters:
             for device in cluster.devices:
-                try:
-                    facts = gather(self.fleet.pool.get(self.fleet.members[device]))
-                except DeviceError:
+                facts = self._facts(device)
+                if facts is None:
                     continue
                 write_json(path, {"machine": facts.get("machine"), "isa": facts.get("isa", [])})
                 return self._instruction_set()
         raise ValueError("no device can be asked for its instruction set; resume the job later")
+
+    def _facts(self, device: str) -> Facts | None:
+        """Ask a device what it is; None where it does not answer."""
+        pool, target = self.fleet.pool, self.fleet.members[device]
+        with _stages(self.settings) as stages:
+            [(_, answer)] = on_each(pool, [target], gather, on_stage=stages.say, doing="facts")
+        return None if isinstance(answer, DeviceError) else answer
 
     def _compare(
         self, part: _Part, clusters: Sequence[Cluster], candidates: dict[str, Exported]
@@ -471,7 +479,24 @@ def _measuring(
     blocks = settings.benchmark.blocks_min
     bench = Bench.of(settings.benchmark, keep_models=False, blocks_max=blocks, energy_s=0.0)
     with Fleet.of(settings, bench, members) as fleet:
-        yield fleet, fleet.measure
+
+        def measure(
+            requests: Sequence[tuple[Path, str]], cancelled: Callable[[], bool]
+        ) -> Iterator[Latency]:
+            with _stages(settings) as stages:
+                yield from fleet.measure(requests, cancelled, stages.say)
+
+        yield fleet, measure
+
+
+@contextmanager
+def _stages(settings: Settings) -> Iterator[Stages]:
+    """Write into the store what is being done on each device.
+
+    Only for as long as something is: a search of hours must not keep others from clearing up.
+    """
+    with closing(open_store(settings.database)) as store, Stages(store) as stages:
+        yield stages
 
 
 def _asked(request: dict[str, Any]) -> Compression:
