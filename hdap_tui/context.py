@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.events import Reporter, silent
 from hdap_tui.errors import ExitCode
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 OnStage = Callable[[str, str], None]
 """Told a device's name and what is being done on it; called from several threads."""
+
+
+class ShowStage(Protocol):
+    """Shows what is being done on a device to whoever started the command; takes what OnStage does.
+
+    What began before this process could see it comes with the seconds since then.
+    """
+
+    def __call__(self, device: str, stage: str, since_s: float | None = None, /) -> None:
+        """Take it in; called from several threads."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ def nobody(_what: str) -> str | None:
     return None
 
 
-def silent_stage(_device: str, _stage: str) -> None:
+def silent_stage(_device: str, _stage: str, _since_s: float | None = None, /) -> None:
     """Tell nobody what is being done on a device."""
 
 
@@ -70,7 +80,7 @@ class Context:
         cancelled: Callable[[], bool] = lambda: False,
         settings: Settings | None = None,
         secret: Callable[[str], str | None] = nobody,
-        on_stage: OnStage = silent_stage,
+        on_stage: ShowStage = silent_stage,
     ) -> None:
         self.config = config
         self.reporter = reporter or silent()
@@ -114,6 +124,11 @@ class Context:
         """Return what to call a device where people read it: an emulated one says so."""
         emulated = any(d.emulated for d in self.settings.devices if d.name == device)
         return f"{device} (emulated)" if emulated else device
+
+    @property
+    def shows_stages(self) -> bool:
+        """Whether anybody sees what is being done on each device."""
+        return self.on_stage is not silent_stage
 
     def close(self) -> None:
         """Close what was opened."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.events import AnyEvent, Reporter
 from hdap_tui.actions.compress import compress
+from hdap_tui.actions.jobs import pass_on
 from hdap_tui.context import Context
 from hdap_tui.deploy import Report, Rollout, plan
 from hdap_tui.errors import RefusedError, SettingsError, UserError
@@ -90,7 +91,10 @@ def run(context: Context, devices: int) -> Findings:
         raise SettingsError(f"--devices: {devices} make no fleet with groups; at least {_LEAST}.")
     settings = context.settings.in_state(fresh_state(context))
     own = Context(
-        reporter=context.reporter, cancelled=context.cancelled, settings=_only(settings, devices)
+        reporter=context.reporter,
+        cancelled=context.cancelled,
+        settings=_only(settings, devices),
+        on_stage=context.on_stage,
     )
     lab = control.up(
         own.settings.state_dir,
@@ -180,7 +184,7 @@ class _Demo:
                 self.reporter.emit(event)
 
         try:
-            jobs.follow(folder, listen, self.context.cancelled)
+            pass_on(self.context, folder, listen)
         except BaseException:
             folder.cancel()  # its lab goes with this process
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -120,6 +121,11 @@ class Progress:
         if name not in self.steps:
             self.steps[name] = Step(name, None, 0.0, self._now, last=self._now)
         return self.steps[name]
+
+
+def kind_of(stage: str) -> str:
+    """Return a device's stage without what changes while it lasts: "timing" for "timing 2/5"."""
+    return re.split(r":| (?=\d)", stage, maxsplit=1)[0]
 
 
 def duration(seconds: float | None) -> str:

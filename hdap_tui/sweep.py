@@ -88,7 +88,10 @@ class Fleet:
         self.pool.close()
 
     def measure(
-        self, requests: Sequence[tuple[Path, str]], cancelled: Callable[[], bool] = never
+        self,
+        requests: Sequence[tuple[Path, str]],
+        cancelled: Callable[[], bool] = never,
+        on_stage: OnStage | None = None,
     ) -> Iterator[Latency]:
         """Time (model, device name) pairs; the engine's `Measure`.
 
@@ -102,7 +105,7 @@ class Fleet:
             if name not in self.members:
                 raise UserError(f'no device is called "{name}"')
             visits.setdefault(self.members[name], []).append(model)
-        return self.measure_many(visits, cancelled=cancelled)
+        return self.measure_many(visits, on_stage=on_stage, cancelled=cancelled)
 
     def visit(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.events import AnyEvent
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, RefusedError
 from hdap_tui.jobs import control
@@ -95,7 +96,7 @@ def started(context: Context, folder: JobFolder, detach: bool) -> Outcome:
 
 def watch(context: Context, folder: JobFolder) -> Outcome:
     """Pass a job's events on until it ends, and return how it ended."""
-    control.follow(folder, context.reporter.emit, context.cancelled)
+    pass_on(context, folder, context.reporter.emit)
     row = folder.row()
     code = {
         "finished": ExitCode.DONE,
@@ -105,6 +106,19 @@ def watch(context: Context, folder: JobFolder) -> Outcome:
     text = f"{row.id}: {row.state}" + (f": {row.error}" if row.error else "")
     made = [_made(model) for model in row.result.get("models", ())]
     return Outcome(data=document(row), text="\n".join([text, *made]), exit_code=code)
+
+
+def pass_on(context: Context, folder: JobFolder, listen: Callable[[AnyEvent], None]) -> None:
+    """Pass a job's events on until it ends, and show meanwhile what it does on each device."""
+    if not context.shows_stages:
+        control.follow(folder, listen, context.cancelled)
+        return
+    from hdap_tui.stages import Follower
+
+    clusters = folder.request.get("clusters", ())
+    names = {name for cluster in clusters for name in cluster["devices"]}
+    follower = Follower(context.store, names, context.on_stage)
+    control.follow(folder, listen, context.cancelled, follower.look)
 
 
 def _made(model: Mapping[str, Any]) -> str:

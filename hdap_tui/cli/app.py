@@ -15,7 +15,7 @@ import click
 from hdap_tui import __version__
 from hdap_tui.cli import diagnostics, output
 from hdap_tui.commands import COMMANDS, Command, Parameter
-from hdap_tui.context import Context, nobody
+from hdap_tui.context import Context, nobody, silent_stage
 from hdap_tui.errors import ExitCode, RefusedError, UserError
 
 OpenDashboard = Callable[[Context], int]
@@ -171,7 +171,7 @@ def execute(command: Command, config: Path | None, as_json: bool, arguments: dic
             reporter=Reporter(command.name, bar),
             confirm=confirm,
             secret=nobody if command.name in UNATTENDED else secret,
-            on_stage=bar.stage,
+            on_stage=bar.stage if bar.draws else silent_stage,
         )
         try:
             _check_allowed(command, context, arguments)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hdap_tui.progress import duration
+from hdap_tui.progress import duration, kind_of
 from hdap_tui.text import clean
 
 if TYPE_CHECKING:
@@ -20,11 +19,6 @@ _WAITING = "waiting"  # for a turn: nothing of the device's own keeps it
 _MOST_LINES = 10
 _MOST_FAILED = 3
 _NAME_WIDTH = 40
-
-
-def kind_of(stage: str) -> str:
-    """Return a stage without what changes while it lasts: "timing" for "timing 2/5"."""
-    return re.split(r":| (?=\d)", stage, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)
@@ -61,9 +55,12 @@ class Board:
         self._kinds: dict[str, None] = dict.fromkeys(_ENDED)
         self._lock = threading.Lock()
 
-    def say(self, device: str, stage: str) -> None:
-        """Take in what is being done on a device now; empty: nothing that anybody should see."""
-        now = self._clock()
+    def say(self, device: str, stage: str, since_s: float | None = None) -> None:
+        """Take in what is being done on a device now; empty: nothing that anybody should see.
+
+        `since_s` says for how many seconds already, where somebody knows better than the board.
+        """
+        now = self._clock() - (since_s or 0.0)
         with self._lock:
             before = self._lines.pop(device, None)
             if not stage:
@@ -72,7 +69,8 @@ class Board:
             self._kinds.setdefault(kind)
             if before is None or before.kind in _ENDED:
                 before = Line(device, "", now, now)
-            since = before.since if before.kind == kind else now
+            goes_on = since_s is None and before.kind == kind
+            since = before.since if goes_on else now
             self._lines[device] = Line(device, stage, before.began, since)
 
     def counts(self) -> dict[str, int]:

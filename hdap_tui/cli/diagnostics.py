@@ -78,7 +78,8 @@ class ProgressBar:
         self.progress = Progress()
         self.board = Board(shown)
         self._wanted = live or not sys.stderr.isatty()
-        self._terminal = live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.draws = live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        """Whether there is a terminal to draw on."""
         self._live: Live | None = None
         self._paused = False
         self._lock = threading.Lock()
@@ -105,13 +106,13 @@ class ProgressBar:
             text = event.text if isinstance(event, Noted) else event.error
             self._say(f"{event.step}: {text}")
         self._show()
-        if not self._terminal and self._wanted and time.monotonic() - self._last > self.every_s:
+        if not self.draws and self._wanted and time.monotonic() - self._last > self.every_s:
             self._last = time.monotonic()
             note(f"[{self.progress.fraction:4.0%}] {self._summary()}")
 
-    def stage(self, device: str, stage: str) -> None:
+    def stage(self, device: str, stage: str, since_s: float | None = None, /) -> None:
         """Take in what is being done on a device; safe to call from several threads."""
-        self.board.say(device, stage)
+        self.board.say(device, stage, since_s)
         self._show()
 
     @contextmanager
@@ -147,7 +148,7 @@ class ProgressBar:
 
     def _show(self) -> None:
         """Begin to draw; from then on a thread does, a few times a second."""
-        if not self._terminal or self._live is not None:
+        if not self.draws or self._live is not None:
             return
         with self._drawing:
             if self._live is not None or self._paused:

@@ -38,6 +38,7 @@ log = logging.getLogger("hdap_tui.dashboard")
 
 POLL_S = 0.5
 TICK_S = 5.0
+SECOND_S = 1.0
 
 
 # The key of "devices show" opens what is selected, whatever that is.
@@ -117,6 +118,7 @@ class HdapApp(App[None]):
             except (RuntimeError, ValueError):  # not the main thread, as in some tests
                 break
         self.set_interval(TICK_S, self._tick)
+        self.set_interval(SECOND_S, self._second)
         self.call_after_refresh(self._poll)
 
     def _leave(self, number: int) -> None:
@@ -196,6 +198,10 @@ class HdapApp(App[None]):
     def _tick(self) -> None:
         if screen := self._open:
             screen.tick()
+
+    def _second(self) -> None:
+        if screen := self._open:
+            screen.second()
 
     @property
     def _open(self) -> HdapScreen | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rich.cells import cell_len, set_cell_size
 
 from hdap_tui.names import cluster_letter
+from hdap_tui.progress import duration
 from hdap_tui.store.records import AlertRow, DeploymentRow
 from hdap_tui.text import clean
 
@@ -116,6 +117,12 @@ def age(at: str, now: datetime) -> str:
         if seconds >= (length if unit == "min" else 2 * length):
             return f"{seconds // length} {unit}"
     return "<1 min"
+
+
+def lasting(since: str, now: datetime) -> str:
+    """Return for how long something has gone on: "3 s", "1 min 05 s"; nothing where not known."""
+    when = moment(since)
+    return "" if when is None else duration((now - when).total_seconds())
 
 
 def clock_time(at: str, now: datetime | None = None) -> str:

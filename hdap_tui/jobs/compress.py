@@ -7,7 +7,7 @@ before it is used, so a killed job goes on where it was and ends in the same mod
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +33,7 @@ from hdap_tui.config.schema import Compression
 from hdap_tui.jobs import deciding
 from hdap_tui.jobs.deciding import Decision
 from hdap_tui.jobs.folder import JobFolder
-from hdap_tui.jobs.parts import Job, Part
+from hdap_tui.jobs.parts import Job, Part, stages_of
 from hdap_tui.progress import WHOLE
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store, open_store
@@ -314,7 +314,14 @@ def _measuring(
     blocks = settings.benchmark.blocks_min
     bench = Bench.of(settings.benchmark, keep_models=False, blocks_max=blocks, energy_s=0.0)
     with Fleet.of(settings, bench, members) as fleet:
-        yield fleet, fleet.measure
+
+        def measure(
+            requests: Sequence[tuple[Path, str]], cancelled: Callable[[], bool]
+        ) -> Iterator[Latency]:
+            with stages_of(settings) as stages:
+                yield from fleet.measure(requests, cancelled, stages.say)
+
+        yield fleet, measure
 
 
 def _asked(request: dict[str, Any]) -> Compression:

@@ -76,15 +76,22 @@ def find(jobs: Path, name: str | None) -> JobFolder:
 
 
 def follow(
-    folder: JobFolder, listen: Callable[[AnyEvent], None], cancelled: Callable[[], bool]
+    folder: JobFolder,
+    listen: Callable[[AnyEvent], None],
+    cancelled: Callable[[], bool],
+    look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Pass a job's events on until it ends, or until the listener has had enough."""
+    """Pass a job's events on until it ends, or until the listener has had enough.
+
+    `look` is called whenever there is no event to pass on, a few times a second.
+    """
     for events in _stream(folder):
         for event in events:
             listen(event)
         if cancelled():
             return
         if not events:
+            look()
             time.sleep(0.2)
 
 

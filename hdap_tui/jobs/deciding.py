@@ -13,9 +13,10 @@ from engine.compress.export import Exported
 from engine.compress.quantize import isa, onnx_accuracy, quantize_static
 from engine.search.hdap import Cancelled, Cluster
 from engine.search.objective import FleetLatency
-from hdap_tui.facts import gather
+from hdap_tui.facts import Facts, gather
+from hdap_tui.fanout import on_each
 from hdap_tui.jobs.folder import write_json
-from hdap_tui.jobs.parts import Job, Part
+from hdap_tui.jobs.parts import Job, Part, stages_of
 from hdap_tui.ssh.errors import DeviceError
 
 _QUANTIZE_S, _DECIDE_S = 1.5, 6.0
@@ -94,13 +95,19 @@ class Decision:
             return str(facts["machine"]), list(facts["isa"])
         for cluster in self.job.clusters:
             for device in cluster.devices:
-                try:
-                    facts = gather(self.job.fleet.pool.get(self.job.fleet.members[device]))
-                except DeviceError:
+                facts = self._facts(device)
+                if facts is None:
                     continue
                 write_json(path, {"machine": facts.get("machine"), "isa": facts.get("isa", [])})
                 return self._instruction_set()
         raise ValueError("no device can be asked for its instruction set; resume the job later")
+
+    def _facts(self, device: str) -> Facts | None:
+        """Ask a device what it is; None where it does not answer."""
+        pool, target = self.job.fleet.pool, self.job.fleet.members[device]
+        with stages_of(self.job.settings) as stages:
+            [(_, answer)] = on_each(pool, [target], gather, on_stage=stages.say, doing="facts")
+        return None if isinstance(answer, DeviceError) else answer
 
     def _compare(
         self, part: Part, clusters: Sequence[Cluster], candidates: dict[str, Exported]

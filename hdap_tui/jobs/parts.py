@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from hdap_tui.config import Settings
 from hdap_tui.config.schema import Compression
 from hdap_tui.jobs.folder import JobFolder
 from hdap_tui.names import cluster_letter
+from hdap_tui.stages import Stages
+from hdap_tui.store.database import open_store
 from hdap_tui.sweep import Fleet
 
 
@@ -57,3 +60,13 @@ class Part:
         """Return a name that no other part uses."""
         path = Path(name)
         return f"{path.stem}-{self._suffix}{path.suffix}" if self.alone else name
+
+
+@contextmanager
+def stages_of(settings: Settings) -> Iterator[Stages]:
+    """Write into the store what is being done on each device.
+
+    Only for as long as something is: a search of hours must not keep others from clearing up.
+    """
+    with closing(open_store(settings.database)) as store, Stages(store) as stages:
+        yield stages

@@ -45,21 +45,29 @@ def set_state(
     seen = now() if state == "ok" else None
     with store.write() as connection:
         connection.execute(
-            """UPDATE devices SET state = ?, error = ?, detail = ?,
-                stage = CASE WHEN ? = 'busy' THEN stage ELSE '' END,
-                seen_at = coalesce(?, seen_at)
-            WHERE id = ?""",
-            (state, clean(error, 40), clean(detail, 500), state, seen, device_id(store, name)),
+            """UPDATE devices SET state = ?1, error = ?2, detail = ?3,
+                stage = CASE WHEN ?1 = 'busy' THEN stage ELSE '' END,
+                stage_since = CASE WHEN ?1 = 'busy' THEN stage_since ELSE '' END,
+                seen_at = coalesce(?4, seen_at)
+            WHERE id = ?5""",
+            (state, clean(error, 40), clean(detail, 500), seen, device_id(store, name)),
         )
 
 
-def set_stage(store: Store, name: str, stage: str) -> None:
-    """Say what is being done on a device right now; empty for nothing."""
+def set_stage(store: Store, name: str, stage: str, since: str = "") -> None:
+    """Say what is being done on a device right now, and since when; empty for nothing."""
     with store.write() as connection:
         connection.execute(
-            "UPDATE devices SET stage = ?1 WHERE id = ?2 AND stage <> ?1",
-            (clean(stage, 40), device_id(store, name)),
+            """UPDATE devices SET stage = ?1, stage_since = ?2
+            WHERE id = ?3 AND (stage <> ?1 OR stage_since <> ?2)""",
+            (clean(stage, 40), since if stage else "", device_id(store, name)),
         )
+
+
+def stages(store: Store) -> dict[str, tuple[str, str]]:
+    """Return what is being done on each device right now, and since when."""
+    found = store.rows("SELECT name, stage, stage_since FROM devices WHERE stage <> ''")
+    return {row["name"]: (row["stage"], row["stage_since"]) for row in found}
 
 
 def clear_stages(store: Store, names: Iterable[str] | None = None) -> None:
@@ -69,7 +77,7 @@ def clear_stages(store: Store, names: Iterable[str] | None = None) -> None:
         for row in store.rows("SELECT id, name FROM devices WHERE stage <> '' OR state = 'busy'"):
             if names is None or row["name"] in names:
                 connection.execute(
-                    """UPDATE devices SET stage = '',
+                    """UPDATE devices SET stage = '', stage_since = '',
                         state = CASE WHEN state = 'busy' AND error <> 'skipped'
                             THEN 'unknown' ELSE state END
                     WHERE id = ?""",
@@ -157,6 +165,7 @@ _COLUMNS = {
     "error": "d.error",
     "detail": "d.detail",
     "stage": "d.stage",
+    "stage_since": "d.stage_since",
     "seen_at": "d.seen_at",
     "model": "m.name",
     "digest": "m.digest",
@@ -206,6 +215,7 @@ def _row(
         error=row["error"],
         detail=row["detail"],
         stage=row["stage"],
+        stage_since=row["stage_since"],
         seen_at=row["seen_at"],
         model=row["model"] or (row["digest"] or "")[:12],
         model_digest=row["digest"] or "",

@@ -59,6 +59,18 @@ def m005_configurations(db: Database) -> None:
     db.executescript(_CONFIGURATIONS)
 
 
+@migrations()
+def m006_since(db: Database) -> None:
+    """A device's stage says since when it lasts."""
+    db.executescript(_SINCE)
+
+
+_SINCE = """
+-- when this kind of stage began; empty where nothing is being done, or nobody said
+ALTER TABLE devices ADD COLUMN stage_since TEXT NOT NULL DEFAULT '';
+"""
+
+
 _CONFIGURATIONS = """
 -- empty: the standard configuration, which alone tells drift, clusters and the latest latency
 ALTER TABLE samples ADD COLUMN configuration TEXT NOT NULL DEFAULT '';

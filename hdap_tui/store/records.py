@@ -35,6 +35,8 @@ class DeviceRow:
     detail: str = ""
     stage: str = ""
     """What is being done on it right now ("connecting", "upload", "timing 2/5"), or empty."""
+    stage_since: str = ""
+    """When it began, figures that change in it aside; empty where nobody knows."""
     seen_at: str = ""
     model: str = ""
     """Name of the deployed model; empty where none is known."""

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +113,26 @@ def make_models(folder: Path) -> None:
     network(folder / "slow.onnx", layers=4)
     network(folder / "fast.onnx", layers=1)
     network(folder / "tiny.onnx", layers=1, note="a probe")
+
+
+def on_terminal(*arguments: str, **environ: str) -> tuple[int, str, str]:
+    """Run Python with standard error on a terminal: exit status, standard output, what is drawn."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    kept = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "TERM"}}
+    child = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=slave, stdout=subprocess.PIPE, stderr=slave, text=True,
+        env={**kept, "TERM": "xterm-256color", **environ},
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # the child has closed its side
+        while data := os.read(master, 65536):
+            shown += data
+    output, _ = child.communicate(timeout=30)
+    os.close(master)
+    return child.returncode, output, shown.decode()
 
 
 @dataclass(frozen=True)

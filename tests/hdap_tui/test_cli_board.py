@@ -1,19 +1,14 @@
 """What a person sees on the command line of devices that are at work."""
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 import threading
 
 import pytest
+from operating import on_terminal
 from rich.console import Console
 
-from hdap_tui.cli.board import Board, kind_of
+from hdap_tui.cli.board import Board
+from hdap_tui.progress import kind_of
 
 
 class Clock:
@@ -77,6 +72,17 @@ def test_the_seconds_of_a_stage_go_on_while_its_figures_change() -> None:
     assert drawn(board)[1].split() == ["a", "timing", "2/20", "1", "min", "05", "s"]
     board.say("a", "hook")
     assert drawn(board)[1].split() == ["a", "hook", "0", "s"]
+
+
+def test_who_knows_since_when_a_stage_lasts_is_believed() -> None:
+    clock = Clock()
+    clock.now = 100
+    board = Board(clock=clock)
+    board.say("b", "timing 1/5")
+    board.say("a", "timing 2/5", 65.0)
+    assert drawn(board)[1].split() == ["a", "timing", "2/5", "1", "min", "05", "s"]
+    board.say("a", "timing 1/5", 2.0)  # another visit: what was between them nobody saw
+    assert drawn(board)[1].split() == ["a", "timing", "1/5", "2", "s"]
 
 
 def test_those_longest_at_work_have_a_line_before_those_that_wait_for_a_turn() -> None:
@@ -159,26 +165,9 @@ with ProgressBar(live="json" not in sys.argv, shown=lambda d: d + " (emulated)")
 
 
 def _spoken(*arguments: str, **environ: str) -> tuple[str, str]:
-    """Run it with standard error on a terminal; return standard output and what was drawn."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    kept = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "TERM"}}
-    child = subprocess.Popen(
-        [sys.executable, "-c", _SPEAK, *arguments],
-        stdin=slave, stdout=subprocess.PIPE, stderr=slave, text=True,
-        env={**kept, "TERM": "xterm-256color", **environ},
-    )  # fmt: skip
-    os.close(slave)
-    shown = b""
-    try:
-        while data := os.read(master, 65536):
-            shown += data
-    except OSError:  # the child has closed its side
-        pass
-    output, _ = child.communicate(timeout=30)
-    os.close(master)
-    assert child.returncode == 0
-    return output, shown.decode()
+    status, output, shown = on_terminal("-c", _SPEAK, *arguments, **environ)
+    assert status == 0
+    return output, shown
 
 
 def test_on_a_terminal_bar_and_stages_are_drawn_and_the_data_stays_alone() -> None:

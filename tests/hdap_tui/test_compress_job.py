@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from operating import Site
+from operating import Site, listed, on_terminal
 
 from engine.events import Advanced, Scored
 from hdap_tui.cli.app import run
@@ -172,6 +174,36 @@ def test_cancelled_it_keeps_what_it_measured_and_goes_on_from_there(
     assert log.read_text().startswith(measured)
     jobs.cancel(folder)
     wait_for(lambda: folder.state == "cancelled")
+
+
+def test_who_follows_it_on_a_terminal_sees_every_device_that_it_measures(
+    site: Site, undisturbed: JobFolder
+) -> None:
+    request = undisturbed.request
+    request["compression"] |= {"seed": 10, "samples": 200}
+    folder = JobFolder.create(site.jobs, "compress", request)
+    jobs._spawn(folder)
+    follow = ("-m", "hdap_tui", "--config", str(site.file), "jobs", "follow", folder.name)
+    with ThreadPoolExecutor() as pool:
+        drawn = pool.submit(on_terminal, *follow)
+        dumb = pool.submit(on_terminal, *follow, TERM="dumb")
+        program = pool.submit(on_terminal, *follow, "--json")
+        log = folder.work / "measurements.jsonl"
+        wait_for(lambda: log.exists() and log.read_text().count("\n") >= 20)
+        jobs.cancel(folder)
+    status, output, shown = drawn.result()
+    assert status == ExitCode.INTERRUPTED
+    assert output == f"{folder.name}: cancelled\n"
+    measured = {json.loads(line)["latency"]["device"] for line in log.read_text().splitlines()}
+    assert all(f"{device} (emulated)" in shown for device in measured)
+    assert re.search(r"\b(connecting|upload|timing|starting|waiting) 1\b", shown)  # how many
+    assert re.search(r"\(emulated\) +timing \S+ +\d+ s", shown)
+    for status, output, shown in (dumb.result(), program.result()):
+        assert status == ExitCode.INTERRUPTED
+        assert output
+        assert "(emulated)" not in shown
+        assert "\x1b" not in shown
+    assert {one["stage"] for one in listed(site.file).values()} == {""}
 
 
 def test_a_job_that_cannot_be_done_says_why_in_one_sentence(

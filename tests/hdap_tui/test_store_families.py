@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from engine.latency import Comparison, FleetComparison, Latency
 from hdap_tui.config import Device
-from hdap_tui.stages import Stages
+from hdap_tui.stages import Follower, Stages
 from hdap_tui.store import (
     activity,
     alerts,
@@ -228,6 +229,61 @@ def test_stages_go_on_after_the_store_refused_one(
         while not devices.rows(store)[0].stage and time.monotonic() < until:
             time.sleep(0.01)
         assert devices.rows(store)[0].stage == "upload 40 %"
+
+
+def test_since_when_a_stage_lasts_is_kept_while_only_its_figures_change(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stages, "every_s", 0.01)
+
+    def seen(stage: str) -> str:
+        until = time.monotonic() + 10
+        while devices.rows(store)[0].stage != stage:
+            assert time.monotonic() < until, f"{stage} was never written"
+            time.sleep(0.01)
+        return devices.rows(store)[0].stage_since
+
+    with Stages(store) as stages:
+        stages.say("a", "timing 1/5")
+        first = seen("timing 1/5")
+        assert abs((datetime.now(UTC) - datetime.fromisoformat(first)).total_seconds()) < 5
+        stages.say("a", "timing 2/5")
+        assert seen("timing 2/5") == first
+        stages.say("a", "hook")
+        assert seen("hook") > first
+        stages.say("a", "done")
+        assert seen("") == ""
+        stages.say("a", "connecting")
+        assert seen("connecting")
+    assert seen("") == ""
+
+
+def test_what_another_process_does_is_shown_of_the_devices_asked_for(store: Store) -> None:
+    told: list[tuple[str, str, float | None]] = []
+    follower = Follower(store, "ab", lambda *one: told.append(one))
+    devices.set_stage(
+        store, "a", "timing 1/5", (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    )
+    devices.set_stage(store, "c", "upload")
+    follower.look()
+    [(name, stage, since_s)] = told
+    assert (name, stage) == ("a", "timing 1/5")
+    assert since_s == pytest.approx(3600, abs=5)
+    told.clear()
+    follower.look()
+    devices.set_stage(store, "c", "timing 1/5")
+    follower.look()
+    assert told == []
+    devices.set_state(store, "a", "ok")
+    devices.set_stage(store, "b", "connecting")
+    follower.look()
+    assert told == [("a", ""), ("b", "connecting", None)]
+
+
+def test_a_store_that_cannot_be_read_ends_nobodys_following(store: Store) -> None:
+    follower = Follower(store, "a", lambda *_one: pytest.fail("there is nothing to show"))
+    store.close()
+    follower.look()
 
 
 def test_stages_of_a_killed_process_are_forgotten_those_of_one_that_works_are_not(

@@ -97,6 +97,9 @@ class HdapScreen(Screen[Any]):
     def tick(self) -> None:
         """Show that time has passed."""
 
+    def second(self) -> None:
+        """Show that a second has passed, where seconds are counted."""
+
     def selection(self) -> Selection:
         """Return what is selected."""
         return Selection()

@@ -16,6 +16,7 @@ from hdap_tui.dashboard.formats import (
     age,
     change,
     interval_ms,
+    lasting,
     letter,
     ms,
     sparkline,
@@ -81,6 +82,11 @@ class FleetScreen(TableView):
             if self._chosen:
                 self.main.set_columns(fleet_columns(self.dash.now, self._chosen))
         self.main.show(snapshot.devices)
+
+    def second(self) -> None:
+        """Let the seconds of the stages grow; the other rows are not even looked at."""
+        if self.ready:
+            self.main.refresh_ages(lambda row: bool(row.stage))
 
     def action_columns(self) -> None:
         """Show the next fact as a column; after the last one none."""
@@ -251,7 +257,8 @@ def _alert_order(row: DeviceRow) -> int | None:
 
 def _now(row: DeviceRow, now: Clock) -> Cell:
     if row.stage:
-        return Cell(clean(row.stage, 60), "busy")
+        since = lasting(row.stage_since, now())
+        return Cell(clean(row.stage, 60), "busy", f" · {since}" if since else "")
     if row.state in {"failed", "off"}:
         text = f"{row.error}: {row.detail}" if row.detail else row.error
         return Cell(clean(text or row.state, 120), row.state)

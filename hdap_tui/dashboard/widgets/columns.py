@@ -20,6 +20,8 @@ class Cell(NamedTuple):
     text: str
     style: str = ""
     """Name of a style of the palette."""
+    more: str = ""
+    """What follows where there is room for all of it."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -180,9 +181,9 @@ class Table(ScrollView, Generic[Row], can_focus=True):
                 return True
         return False
 
-    def refresh_ages(self) -> None:
-        """Draw the rows whose text changed by the passing of time."""
-        self._refresh_dirty()
+    def refresh_ages(self, only: Callable[[Row], bool] = lambda _row: True) -> None:
+        """Draw the rows whose text changed by the passing of time; of some rows only, if asked."""
+        self._refresh_dirty(only)
 
     def clear_marks(self) -> None:
         """Take all marks away."""
@@ -298,7 +299,7 @@ class Table(ScrollView, Generic[Row], can_focus=True):
     def _content(self, index: int) -> tuple[object, ...]:
         """Return all that a row's line is made of; equal content is an equal line."""
         row = self.rows[index]
-        cells = tuple(place.column.cell(row) for place in self._placed)
+        cells = tuple(_fitted(place.column.cell(row), place.width) for place in self._placed)
         return (index == self.cursor, bool(self.marks) and self._key(row) in self.marks, cells)
 
     def _row(self, content: tuple[object, ...], width: int) -> Strip:
@@ -307,7 +308,7 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         segments = [Segment("▌" if is_cursor else " ", self._palette["accent"]), mark]
         x = 0
         for place, cell in zip(self._placed, cells, strict=True):  # type: ignore[call-overload]
-            text, style = cell
+            text, style, _ = cell
             if place.x > x:
                 segments.append(Segment(" " * (place.x - x)))
             segments.append(
@@ -389,14 +390,24 @@ class Table(ScrollView, Generic[Row], can_focus=True):
         if 1 <= y < self.size.height:
             self.refresh(Region(0, y, self.size.width, 1))
 
-    def _refresh_dirty(self) -> None:
+    def _refresh_dirty(self, only: Callable[[Row], bool] = lambda _row: True) -> None:
         """Draw the visible lines whose content is not what stands there."""
         top = self.scroll_offset.y
         for y in range(1, self.size.height):
             index = top + y - 1
+            if index < len(self.rows) and not only(self.rows[index]):
+                continue
             content = self._content(index) if index < len(self.rows) else None
             if self._lines.get(y) != content:
                 self.refresh(Region(0, y, self.size.width, 1))
+
+
+def _fitted(cell: Cell, width: int) -> Cell:
+    """Return the cell with all that has room; what is not seen must not make a line a new one."""
+    if not cell.more:
+        return cell
+    whole = cell.text + cell.more
+    return Cell(whole if cell_len(whole) <= width else cell.text, cell.style)
 
 
 __all__ = ["Cell", "Column", "Table"]

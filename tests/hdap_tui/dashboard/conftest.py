@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @dataclass
+class Clock:
+    """Stands still until a test moves it."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def go_on(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass
 class Opened:
     """A dashboard that runs, and the hands on it."""
 
     app: HdapApp
     pilot: Pilot[None]
     source: FakeSource
+    clock: Clock
 
     @property
     def screen(self) -> Screen[object]:
@@ -120,9 +135,9 @@ def open_app(monkeypatch: pytest.MonkeyPatch) -> Open:
     ) -> AsyncIterator[Opened]:
         source = source or FakeSource()
         app = HdapApp(source)
-        app.now = lambda: NOW
+        app.now = clock = Clock()
         async with app.run_test(size=size, notifications=True) as pilot:
-            hands = Opened(app, pilot, source)
+            hands = Opened(app, pilot, source, clock)
             await hands.idle()
             yield hands
         app.desk.tasks.close()

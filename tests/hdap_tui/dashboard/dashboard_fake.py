@@ -99,7 +99,7 @@ def fleet(n: int = 12, seed: int = 1, names: Sequence[str] | None = None) -> Fle
             slow, recent_ms=recent, latency_ms=recent[-1], low_ms=recent[-1] * 0.99,
             high_ms=recent[-1] * 1.01, change_percent=25.1, alert="firing",
         )  # fmt: skip
-        rows[3] = replace(rows[3], state="busy", stage="timing 2/5")
+        rows[3] = replace(rows[3], state="busy", stage="timing 2/5", stage_since=at(0.2))
         rows[9] = replace(
             rows[9],
             state="off",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from conftest import Open, Opened
 from dashboard_fake import FakeSource, fleet
 
 from hdap_tui.config import Device
+from hdap_tui.dashboard import application
 from hdap_tui.dashboard.screens.confirm import ConfirmScreen
 from hdap_tui.dashboard.widgets.table import Table
 from hdap_tui.store.records import DeviceRow, FleetSnapshot
@@ -38,6 +40,38 @@ async def test_a_change_elsewhere_draws_no_line(open_app: Open) -> None:
                for d in hands.source.fleet.devices]  # fmt: skip
         await hands.change(devices=tuple(far))
         assert table(hands).drawn == before
+
+
+async def test_the_seconds_of_a_stage_go_on_and_draw_the_lines_of_such_devices_alone(
+    open_app: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "SECOND_S", 0.05)
+    source = FakeSource(fleet(10_000))
+    async with open_app(source, size=(160, 48)) as hands:
+        await hands.sees("timing 2/5 · 12 s")
+        asked, before = source.reads, table(hands).drawn
+        hands.clock.go_on(58)
+        await hands.sees("timing 2/5 · 1 min 10 s")
+        assert (source.reads, table(hands).drawn) == (asked, before + 1)
+        source.put_device("edge-04", stage="hook", stage_since="")
+        await hands.sees("  hook\n")
+
+
+async def test_seconds_that_have_no_room_are_left_out_whole_and_draw_nothing(
+    open_app: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "SECOND_S", 0.05)
+    async with open_app(size=(80, 24)) as hands:
+        await hands.sees("  timing 2/5\n")
+        before = table(hands).drawn
+        hands.clock.go_on(58)
+        table(hands).refresh_ages()
+        await hands.settle()
+        assert table(hands).drawn == before
+        hands.source.put_device("edge-04", stage="upload")
+        await hands.sees("  upload\n")
+        hands.clock.go_on(-50)
+        await hands.sees("  upload · 20 s\n")
 
 
 async def test_nothing_is_read_again_while_nothing_changes(open_app: Open) -> None:
