@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.compress.recipe import Recipe
 from engine.compress.training import Team, work
+from engine.compress.updates import Update
 from engine.events import Advanced, AnyEvent, Noted, Reporter, Scored
 from engine.workers import Spawning, prepare
 
@@ -36,6 +37,7 @@ def finetune(
     checkpoint: Path,
     cancelled: Callable[[], bool],
     step: str,
+    update: Update,
 ) -> None:
     """Train with `recipe.processes` processes; what comes of it lies in the checkpoint.
 
@@ -49,7 +51,7 @@ def finetune(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     for rank in range(recipe.processes):
-        what = (rank, port, events, model, dataset, recipe, teacher, checkpoint, step)
+        what = (rank, port, events, model, dataset, recipe, teacher, checkpoint, step, update)
         context.Process(target=_member, args=what, daemon=True).start()
     try:
         while any(process.is_alive() for process in context.started):
@@ -113,6 +115,7 @@ def _member(
     teacher: nn.Module | None,
     checkpoint: Path,
     step: str,
+    update: Update,
 ) -> None:
     """Be one of the team: what a spawned process runs."""
     import torch.distributed
@@ -127,7 +130,7 @@ def _member(
     try:
         work(
             model, dataset, recipe, teacher, Reporter("", tell), checkpoint, lambda: False, step,
-            together,
+            together, update,
         )  # fmt: skip
     except ValueError as error:
         if not rank:
