@@ -186,6 +186,8 @@ class _Run:
             for network in (model, self.teacher):
                 if network is not None:
                     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Joining may put the weights elsewhere in memory: the update comes after it.
+        self.learner = team.join(model)
         self.batches = len(self._split(torch.arange(len(self.labels))))
         update.begin(model, recipe, self.batches)
         if checkpoint is not None and checkpoint.exists():
@@ -196,7 +198,6 @@ class _Run:
                 self.state.best_accuracy, self.state.best_loss = found, loss
             self.best = _copy(model.state_dict())
         self.good = self._tensors()
-        self.learner = team.join(model)
 
     def epoch(self) -> Epoch:
         """Train one epoch, judge it, and save the state."""
