@@ -1,7 +1,7 @@
 """Training and fine-tuning, resumable after every epoch to the same bits.
 
-Stochastic gradient descent with momentum; the *selection* split chooses the best epoch (the
-state before the first one takes part), the *test* split is never looked at.
+Stochastic gradient descent with momentum, or AdamW; the *selection* split chooses the best epoch
+(the state before the first one takes part), the *test* split is never looked at.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from engine.compress.inference import evaluating
 from engine.compress.padding import Zeros
 from engine.compress.recipe import Recipe
 from engine.compress.training import Epoch, Result, work
+from engine.compress.updates import Update
 from engine.events import silent
 
 if TYPE_CHECKING:
@@ -62,25 +63,46 @@ def finetune(
         ValueError: the recipe makes no sense, the checkpoint is another run's, the dataset has
             other classes than the network, or training diverges at any learning rate.
     """
-    _validate(model, dataset, recipe, teacher)
+    validate(model, dataset, recipe, teacher)
     reporter = reporter or silent()
+    reporter.started(step, total=recipe.epochs, weight=weight)
+    update = Update(zeros)
+    result = learn(model, dataset, recipe, update, teacher, reporter, checkpoint, cancelled, step)
+    if result.finished:
+        reporter.finished(step, accuracy=result.accuracy, best_epoch=result.best_epoch)
+    return result
+
+
+def learn(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    update: Update,
+    teacher: nn.Module | None,
+    reporter: Reporter,
+    checkpoint: Path | None,
+    cancelled: Callable[[], bool],
+    step: str,
+) -> Result:
+    """Train as `finetune` does, by any update, in as many processes as the recipe says.
+
+    Whoever calls has validated, and tells where the step begins and ends.
+    """
     if teacher is not None:
         dataset = labelled(dataset, teacher)
-    reporter.started(step, total=recipe.epochs, weight=weight)
     with TemporaryDirectory() as folder:
         if recipe.processes > 1:
             from engine.compress import team
 
             checkpoint = checkpoint or Path(folder) / "checkpoint.safetensors"
             team.finetune(
-                model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step, zeros
+                model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step, update
             )
             # What they learnt lies in the checkpoint.
             cancelled = lambda: True  # noqa: E731
-        result = work(model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step, zeros)
-    if result.finished:
-        reporter.finished(step, accuracy=result.accuracy, best_epoch=result.best_epoch)
-    return result
+        return work(
+            model, dataset, recipe, teacher, reporter, checkpoint, cancelled, step, update=update
+        )
 
 
 def labelled(dataset: Dataset, network: nn.Module) -> Dataset:
@@ -99,9 +121,13 @@ def labelled(dataset: Dataset, network: nn.Module) -> Dataset:
     return replace(dataset, **found) if found else dataset
 
 
-def _validate(
-    model: nn.Module, dataset: Dataset, recipe: Recipe, teacher: nn.Module | None
-) -> None:
+def validate(model: nn.Module, dataset: Dataset, recipe: Recipe, teacher: nn.Module | None) -> None:
+    """Refuse what cannot be trained.
+
+    Raises:
+        ValueError: the recipe makes no sense, the network does not read the images or has other
+            classes than the dataset, or labels or a teacher are missing.
+    """
     recipe.check()
     if recipe.distill and teacher is None:
         raise ValueError("the recipe distils, but there is no teacher")

@@ -15,8 +15,11 @@ class Recipe:
 
     epochs: int = 20
     lr: float = 0.01
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
+    """AdamW's beta 1."""
     nesterov: bool = False
+    """With SGD only."""
     weight_decay: float = 1e-4
     batch: int = 64
     schedule: Literal["cosine", "step", "constant"] = "cosine"
@@ -51,6 +54,7 @@ class Recipe:
             ("epochs", self.epochs >= 0),
             ("batch", self.batch >= 2),
             ("lr", self.lr > 0 and math.isfinite(self.lr)),
+            ("optimizer", self.optimizer in ("sgd", "adamw")),
             ("threads", self.threads >= 1),
             ("step_epochs", self.step_epochs >= 1),
             ("temperature", self.temperature > 0),
@@ -61,3 +65,18 @@ class Recipe:
         ):
             if not good:
                 raise ValueError(f"the recipe's {name} cannot be {getattr(self, name)}")
+
+    def rate(self, epoch: int, part: float, factor: float = 1.0) -> float:
+        """Return the learning rate, times a factor, `part` (0 to 1) of the way through an epoch.
+
+        Epochs count from 0.
+        """
+        rate, warm = self.lr * factor, self.warmup_epochs
+        if epoch + part < warm:
+            return rate * (epoch + part + 0.1) / (warm + 0.1)
+        if self.schedule == "cosine":
+            left = self.epochs - warm
+            return rate * 0.5 * (1 + math.cos(math.pi * (epoch + part - warm) / left))
+        if self.schedule == "step":
+            return rate * 0.1 ** (epoch // self.step_epochs)
+        return rate

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import queue
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.compress.padding import Zeros
 from engine.compress.recipe import Recipe
 from engine.compress.training import Team, work
+from engine.compress.updates import Update
 from engine.events import Advanced, AnyEvent, Noted, Reporter, Scored
 from engine.workers import Spawning, prepare
 
@@ -37,7 +37,7 @@ def finetune(
     checkpoint: Path,
     cancelled: Callable[[], bool],
     step: str,
-    zeros: Sequence[Zeros],
+    update: Update,
 ) -> None:
     """Train with `recipe.processes` processes; what comes of it lies in the checkpoint.
 
@@ -51,7 +51,7 @@ def finetune(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     for rank in range(recipe.processes):
-        what = (rank, port, events, model, dataset, recipe, teacher, checkpoint, step, zeros)
+        what = (rank, port, events, model, dataset, recipe, teacher, checkpoint, step, update)
         context.Process(target=_member, args=what, daemon=True).start()
     try:
         while any(process.is_alive() for process in context.started):
@@ -115,7 +115,7 @@ def _member(
     teacher: nn.Module | None,
     checkpoint: Path,
     step: str,
-    zeros: Sequence[Zeros],
+    update: Update,
 ) -> None:
     """Be one of the team: what a spawned process runs."""
     import torch.distributed
@@ -130,7 +130,7 @@ def _member(
     try:
         work(
             model, dataset, recipe, teacher, Reporter("", tell), checkpoint, lambda: False, step,
-            zeros, together,
+            together, update,
         )  # fmt: skip
     except ValueError as error:
         if not rank:

@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ from torch.nn import functional
 from engine import accelerator
 from engine.compress import checkpoint as checkpoints
 from engine.compress.evaluate import evaluate, place
-from engine.compress.padding import Zeros
 from engine.compress.recipe import Recipe
+from engine.compress.updates import Update
 from engine.data import augment
 
 if TYPE_CHECKING:
@@ -90,14 +90,14 @@ def work(
     checkpoint: Path | None,
     cancelled: Callable[[], bool],
     step: str,
-    zeros: Sequence[Zeros] = (),
     team: Team | None = None,
+    update: Update | None = None,
 ) -> Result:
     """Train in this process, as one of a team or alone; arguments as with `finetune`."""
-    team = team or Team(recipe)
+    team, update = team or Team(recipe), update or Update()
     cuda = [team.device] if team.device.type == "cuda" else []
     with accelerator.threads(recipe.threads), torch.random.fork_rng(devices=cuda):
-        run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled, zeros, team)
+        run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled, team, update)
         if run.bf16 != recipe.bf16:
             reporter.noted(step, "this device has no bfloat16: training in float32")
         if 0 < len(run.state.epochs) < recipe.epochs:
@@ -117,6 +117,8 @@ def work(
                 continue
             reporter.advanced(step, number)
             reporter.scored(step, "accuracy", number, done.accuracy)
+            for name, value in update.scores().items():
+                reporter.scored(step, name, number, value)
             reporter.scored(step, "loss", number, done.loss)
         return run.finish(finished)
 
@@ -160,10 +162,10 @@ class _Run:
         teacher: nn.Module | None,
         checkpoint: Path | None,
         cancelled: Callable[[], bool],
-        zeros: Sequence[Zeros],
         team: Team,
+        update: Update,
     ) -> None:
-        self.model, self.recipe, self.team = model, recipe, team
+        self.model, self.recipe, self.team, self.update = model, recipe, team, update
         self.checkpoint, self.cancelled = checkpoint, cancelled
         self.mirrors = dataset.mirrors
         self.images = torch.from_numpy(dataset.train_images).to(team.device)
@@ -173,7 +175,7 @@ class _Run:
             team.share(torch.from_numpy(dataset.selection_labels)).to(team.device),
         )
         self.bf16 = recipe.bf16 and accelerator.has_bfloat16(team.device)
-        self.state = _State(_fingerprint(model, dataset, recipe))
+        self.state = _State(_fingerprint(model, dataset, recipe, update))
         self.home = place(model)
         model.to(team.device)
         self.teacher = None
@@ -184,14 +186,10 @@ class _Run:
             for network in (model, self.teacher):
                 if network is not None:
                     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        learnt = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            learnt,
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
+        # Joining may put the weights elsewhere in memory: the update comes after it.
+        self.learner = team.join(model)
+        self.batches = len(self._split(torch.arange(len(self.labels))))
+        update.begin(model, recipe, self.batches)
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
         else:
@@ -200,13 +198,6 @@ class _Run:
                 self.state.best_accuracy, self.state.best_loss = found, loss
             self.best = _copy(model.state_dict())
         self.good = self._tensors()
-        self.learner = team.join(model)
-        parameters = dict(model.named_parameters())
-        self.zeros = [
-            (parameters[zero.tensor], zero.axis, torch.tensor(zero.entries, device=team.device))
-            for zero in zeros
-            if zero.tensor in parameters
-        ]
 
     def epoch(self) -> Epoch:
         """Train one epoch, judge it, and save the state."""
@@ -219,7 +210,9 @@ class _Run:
             raise _Diverged("the loss on the selection split is not finite")
         done = Epoch(loss, found, first)
         self.state.epochs.append(asdict(done))
-        if (found, -selection_loss) > (self.state.best_accuracy, -self.state.best_loss):
+        better = (found, -selection_loss) > (self.state.best_accuracy, -self.state.best_loss)
+        # What was before the update had settled does not count.
+        if self.update.settled(number + 1) and (better or not self.update.settled(number)):
             self.state.best_epoch = number + 1
             self.state.best_accuracy, self.state.best_loss = found, selection_loss
             self.best = _copy(self.model.state_dict())
@@ -255,28 +248,31 @@ class _Run:
         generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + number)
         torch.manual_seed(self.recipe.seed * 100_003 + number)  # for dropout
         order = torch.randperm(len(self.labels), generator=generator)
-        # A batch of one image has no variance to normalise by.
-        least = 2 * self.team.size
-        batches = [b for b in torch.split(order, self.recipe.batch) if len(b) >= least]
         self.learner.train()
         total = torch.zeros((), dtype=torch.float64, device=self.team.device)
-        for done, chosen in enumerate(batches):
+        for done, chosen in enumerate(self._split(order)):
             if self.cancelled():
                 raise _Cancelled
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(number, done / len(batches))
             chosen = chosen.to(self.team.device)
             images = self.images[chosen]
             if self.recipe.augment:
                 images = augment(images, generator, flip=self.mirrors)
             images, labels = self.team.share(images), self.team.share(self.labels[chosen])
             total += self._batch(images.float() / 255, labels)
-            if done % _CHECK == 0 or done == len(batches) - 1:
+            at = number * self.batches + done
+            self.update.step(at, self._rate(number, done / self.batches))
+            if done % _CHECK == 0 or done == self.batches - 1:
                 # Not every time: asking for a number makes a GPU wait.
                 mean = float(self.team.sum(total)) / self.team.size
                 if not math.isfinite(mean):
                     raise _Diverged("the loss is not finite")
-        return mean / len(batches)
+        return mean / self.batches
+
+    def _split(self, order: Tensor) -> list[Tensor]:
+        """Return the batches of an epoch."""
+        # A batch of one image has no variance to normalise by.
+        least = 2 * self.team.size
+        return [b for b in torch.split(order, self.recipe.batch) if len(b) >= least]
 
     def _judge(self) -> tuple[float, float]:
         """Return accuracy and mean loss on the selection split."""
@@ -306,45 +302,21 @@ class _Run:
             loss = (1 - share) * loss + share * _distillation(
                 logits.float(), soft.float(), self.recipe.temperature
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update.optimizer.zero_grad(set_to_none=True)
         self.team.backward(loss)
-        self.optimizer.step()
-        with torch.no_grad():
-            for parameter, axis, entries in self.zeros:
-                parameter.index_fill_(axis, entries, 0.0)
         return loss.detach()
 
     def _rate(self, number: int, part: float) -> float:
         """Learning rate `part` of the way through an epoch, counted from 0."""
-        recipe = self.recipe
-        rate = recipe.lr * _ROLLBACK_FACTOR**self.state.rollbacks
-        warm = recipe.warmup_epochs
-        if number + part < warm:
-            return rate * (number + part + 0.1) / (warm + 0.1)
-        if recipe.schedule == "cosine":
-            left = recipe.epochs - warm
-            return rate * 0.5 * (1 + math.cos(math.pi * (number + part - warm) / left))
-        if recipe.schedule == "step":
-            return rate * 0.1 ** (number // recipe.step_epochs)
-        return rate
+        return self.recipe.rate(number, part, _ROLLBACK_FACTOR**self.state.rollbacks)
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        momenta = {
-            name: self.optimizer.state[p]["momentum_buffer"]
-            for name, p in self.model.named_parameters()
-            if self.optimizer.state.get(p, {}).get("momentum_buffer") is not None
-        }
-        return {"model": _copy(self.model.state_dict()), "momentum": _copy(momenta)}
+        found = {name: _copy(tensors) for name, tensors in self.update.tensors().items()}
+        return {**found, "model": _copy(self.model.state_dict())}
 
     def _restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.model.load_state_dict(tensors["model"])
-        momenta = tensors.get("momentum", {})
-        self.optimizer.state.clear()
-        for name, parameter in self.model.named_parameters():
-            if name in momenta:
-                # Laid out in memory like the parameter, as the optimizer itself would.
-                buffer = torch.empty_like(parameter).copy_(momenta[name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+        self.update.restore(tensors)
 
     def _resume(self, path: Path) -> None:
         tensors, state = checkpoints.load(path)
@@ -372,9 +344,10 @@ def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _fingerprint(model: nn.Module, dataset: Dataset, recipe: Recipe) -> str:
+def _fingerprint(model: nn.Module, dataset: Dataset, recipe: Recipe, update: Update) -> str:
     """Tell apart runs that must not continue each other."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    digest.update(update.fingerprint.encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -9,9 +9,11 @@ from torch import nn
 from engine import accelerator, data, models
 from engine.compress import evaluate, training
 from engine.compress.groups import Group, importance
+from engine.compress.padding import Zeros
 from engine.compress.prune import Pruner
 from engine.compress.recipe import Recipe
 from engine.compress.training import Team
+from engine.compress.updates import Update
 from engine.search.scoring import at_widths
 
 
@@ -50,11 +52,13 @@ def test_everything_that_a_batch_of_fine_tuning_needs_lies_on_the_device() -> No
     run.team, run.recipe, run.bf16 = _Far(), Recipe(distill=0.5), False
     run.model = run.learner = _far_network()
     run.teacher = _far_network().eval()
-    run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1, momentum=0.9)
+    run.update = Update(zeros=[Zeros("3.bias", 0, (0, 2))])
+    run.update.begin(run.model, run.recipe, batches=1)
     images = torch.zeros(6, 3, 8, 8, dtype=torch.uint8, device=FAR)
     labels = torch.zeros(6, dtype=torch.int64, device=FAR)
     shifted = data.augment(images, torch.Generator().manual_seed(0))
     loss = run._batch(shifted.float() / 255, labels)
+    run.update.step(0, 0.1)
     assert loss.device == shifted.device == FAR
     with pytest.raises(RuntimeError):
         run._batch(shifted.float() / 255, labels.new_zeros(6, device="cpu"))
