@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
 
 from engine import accelerator, data, models
 from engine.compress import evaluate, training
-from engine.compress.groups import Group, importance
+from engine.compress.groups import Group, importance, trace
 from engine.compress.padding import Zeros
 from engine.compress.prune import Pruner
 from engine.compress.recipe import Recipe
+from engine.compress.sparsifiers import DHSPG, HESSO, Sparsifier
+from engine.compress.sparsity import Sparsity
 from engine.compress.training import Team
 from engine.compress.updates import Update
 from engine.search.scoring import at_widths
@@ -62,6 +67,23 @@ def test_everything_that_a_batch_of_fine_tuning_needs_lies_on_the_device() -> No
     assert loss.device == shifted.device == FAR
     with pytest.raises(RuntimeError):
         run._batch(shifted.float() / 255, labels.new_zeros(6, device="cpu"))
+
+
+@pytest.mark.parametrize(("kind", "method"), [(DHSPG, "dhspg"), (HESSO, "hesso")])
+def test_everything_that_sparsity_needs_lies_on_the_device(
+    kind: type[Sparsifier], method: Literal["dhspg", "hesso"]
+) -> None:
+    model = _far_network()
+    groups = trace(copy.deepcopy(model).to_empty(device="cpu"), torch.rand(2, 3, 8, 8))
+    update = kind(groups, Sparsity(method, warmup=0.0, until=1.0, periods=1))
+    update.begin(model, Recipe(epochs=1), batches=4)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for at in (1, 2, 3):  # the first one chooses, for which numbers have to come over
+        update.step(at, 0.1)
+    saved = {name: dict(tensors) for name, tensors in update.tensors().items()}
+    assert {t.device for t in saved["sparsity"].values()} == {FAR}
+    update.restore(saved)
 
 
 def test_evaluation_brings_images_to_the_device() -> None:
