@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from engine import accelerator
 from engine.compress import checkpoint as checkpoints
 from engine.compress.evaluate import evaluate, place
 from engine.compress.recipe import Recipe
+from engine.compress.unstructured import kept_zero
 from engine.data import augment
 
 if TYPE_CHECKING:
@@ -94,7 +96,8 @@ def work(
     """Train in this process, as one of a team or alone; arguments as with `finetune`."""
     team = team or Team(recipe)
     cuda = [team.device] if team.device.type == "cuda" else []
-    with accelerator.threads(recipe.threads), torch.random.fork_rng(devices=cuda):
+    zeros = kept_zero(model) if recipe.keep_zeros else nullcontext()
+    with accelerator.threads(recipe.threads), torch.random.fork_rng(devices=cuda), zeros:
         run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled, team)
         if run.bf16 != recipe.bf16:
             reporter.noted(step, "this device has no bfloat16: training in float32")
