@@ -16,7 +16,7 @@ from engine.compress.controlled import quantize_within
 from engine.compress.evaluate import answers
 from engine.compress.executed import Executed, executed, name_layers
 from engine.compress.export import Template, export
-from engine.compress.inference import as_input, operators, session
+from engine.compress.inference import as_input, operators, optimised, session
 from engine.compress.quantize import onnx_accuracy, quantize_static
 from engine.compress.quantizer import Quantizer
 
@@ -26,7 +26,8 @@ def _uneven(model: nn.Module, digits: data.Dataset, first: int, second: int) -> 
     model = copy.deepcopy(model)
     before, after = model[first], model[second]  # type: ignore[index]
     with torch.no_grad():
-        x = model[: first + 2](torch.from_numpy(digits.calibration_images).float() / 255)  # type: ignore[index]
+        x = torch.from_numpy(digits.calibration_images).float() / 255
+        x = model[: first + 2](x)  # type: ignore[index]
         channel = int(x.mean((0, 2, 3)).argmax())
         before.weight[channel] *= 2000
         before.bias[channel] *= 2000
@@ -218,3 +219,23 @@ def test_layers_without_names_of_their_own_get_some() -> None:
     graph = onnx.helper.make_graph(nodes, "g", [], [], tensors)
     assert name_layers(graph) == ("a", "Conv_2", "Conv_3", "MatMul_4")
     assert [n.name for n in graph.node] == ["a", "same", "Conv_2", "Conv_3", "MatMul_4"]
+
+
+def test_what_has_no_integer_kernel_keeps_its_own_weights(
+    digits: data.Dataset, example: torch.Tensor, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2), nn.ReLU6(),
+        nn.Conv2d(16, 16, 3, groups=16), nn.ReLU6(),
+        nn.ConvTranspose2d(16, 8, 2, stride=2), nn.ReLU(),
+        nn.Conv2d(8, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    ).eval()  # fmt: skip
+    source = export(model, example, tmp_path / "float.onnx").path
+    quantizer = Quantizer(source, digits.calibration_images[:16])
+    assert quantizer.layers == ("0", "2", "6")
+    for floating in ((), ("2",)):
+        path = quantizer.write(tmp_path / "m.onnx", floating).path
+        assert executed(path).floating == (*floating, "4")
+        kernels = [n for n in optimised(path).graph.node if n.op_type == "ConvTranspose"]
+        assert [n.input[1] for n in kernels] == ["4.weight"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -135,7 +136,9 @@ def test_a_killed_fine_tuning_resumes_with_the_same_zeros(
         lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
     ],
 )
-def test_no_optimizer_moves_a_zero_even_where_the_loss_is_not_finite(optimizer) -> None:  # type: ignore[no-untyped-def]
+def test_no_optimizer_moves_a_zero_even_where_the_loss_is_not_finite(
+    optimizer: Callable[..., torch.optim.Optimizer],
+) -> None:
     model = sparsify(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)), 0.5)
     gone = [model[i].weight == 0 for i in (0, 2)]  # type: ignore[index]
     steps = optimizer(model.parameters())
