@@ -246,6 +246,9 @@ def _convert(
     """Run torch's exporter on a copy whose tensors all differ, so that it merges none."""
     import torch
 
+    from engine.compress.unstructured import refuse_masks
+
+    refuse_masks(model)
     twin = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +26,11 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return uint8 images as the float32 between 0 and 1 that networks read."""
+    return images.astype(np.float32) / np.float32(255)
 
 
 def session(model: str | Path | bytes) -> Any:
@@ -45,10 +52,19 @@ def operators(model: str | Path, as_arm: bool = False) -> dict[str, int]:
     Raises:
         ValueError: it is no model that ONNX Runtime can run.
     """
+    return dict(Counter(node.op_type for node in optimised(model, as_arm).graph.node))
+
+
+def optimised(model: str | Path, as_arm: bool = False) -> onnx.ModelProto:
+    """Return the graph that ONNX Runtime really executes; arguments as with `operators`.
+
+    Raises:
+        ValueError: it is no model that ONNX Runtime can run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         _session(model, path, {"session.qdqisint8allowed": "1"} if as_arm else {})
-        return dict(Counter(node.op_type for node in onnx.load(path).graph.node))
+        return onnx.load(path)
 
 
 def _session(model: str | Path | bytes, optimised: Path | None, config: Mapping[str, str]) -> Any:

@@ -1,69 +1,39 @@
-"""Static int8 quantization on the ONNX side, with a preset for each instruction set.
+"""Quantization on the ONNX side: int8 before a device sees the network, or while it runs.
 
-Weights and activations become int8 between pairs of quantize and dequantize operators (QDQ),
-from which ONNX Runtime builds integer kernels. Which signs and ranges are fast and exact depends
-on the processor: see `PRESETS`.
+- :func:`quantize_static`: weights and activations, whose ranges are measured on images beforehand.
+  For convolutional networks.
+- :func:`quantize_dynamic`: weights beforehand, activations by the range of each input. For networks
+  of linear layers; needs no images.
+- :func:`engine.compress.controlled.quantize_within`: static, with the layers that cost too much
+  accuracy left in float.
+
+Which signs and ranges are fast and exact depends on the processor:
+:mod:`engine.compress.presets`. int8 is slower than float on some: only a measurement can tell.
 """
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from engine.compress.calibrate import PERCENTILE, Method
+from engine.compress.executed import name_layers
 from engine.compress.export import Exported, write_file
-from engine.compress.inference import session
+from engine.compress.inference import as_input, session
+from engine.compress.presets import PRESETS, Isa, Preset, isa
+from engine.compress.quantizer import Quantizer, quiet, refuse_quantized, slim
 
-Isa = Literal["x86-vnni", "x86", "arm64"]
+__all__ = [
+    "PRESETS", "Isa", "Method", "Preset", "as_input", "isa", "onnx_accuracy", "quantize_dynamic",
+    "quantize_static",
+]  # fmt: skip
 
-_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
-_VNNI = {"avx512_vnni", "avx_vnni", "avx512vnni", "avxvnni"}
-# What pays as int8. Scaling of the input and the mean over pixels stay in float.
-_OPERATORS = ("Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool",
-              "GlobalAveragePool", "Concat")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How a processor wants its integers."""
-
-    activations_signed: bool
-    """Activations int8 rather than uint8."""
-    reduce_range: bool = False
-    """Weights of seven bits."""
-    per_channel: bool = True
-    """One scale for each output channel."""
-
-
-PRESETS: dict[Isa, Preset] = {
-    # One instruction multiplies uint8 by int8 and adds in 32 bits.
-    "x86-vnni": Preset(activations_signed=False),
-    # Without it two products are added in 16 bits, which eight-bit weights overflow.
-    "x86": Preset(activations_signed=False, reduce_range=True),
-    # SDOT multiplies int8 by int8.
-    "arm64": Preset(activations_signed=True),
-}
-
-
-def isa(machine: str, flags: Collection[str] = ()) -> Isa:
-    """Return the preset's name for a machine (`uname -m`) with these processor flags.
-
-    Raises:
-        ValueError: there is no preset for this kind of machine.
-    """
-    if machine.lower() in ("aarch64", "arm64"):
-        return "arm64"
-    if machine.lower() in ("x86_64", "amd64", "i686"):
-        return "x86-vnni" if _VNNI.intersection(f.lower() for f in flags) else "x86"
-    raise ValueError(f"there is no int8 preset for {machine!r}: only for x86_64 and aarch64")
+_DYNAMIC = ("MatMul", "Gemm", "Conv")
 
 
 def quantize_static(
@@ -71,30 +41,77 @@ def quantize_static(
     target: str | Path,
     images: NDArray[np.uint8],
     preset: Isa | Preset = "x86-vnni",
-    batch: int = 16,
+    batch: int | None = None,
+    *,
+    method: Method = "minmax",
+    percentile: float = PERCENTILE,
+    floating: Collection[str] = (),
 ) -> Exported:
     """Write an int8 version of an ONNX network.
 
     Args:
         source: the float network, with one input (N, C, H, W) between 0 and 1.
         target: the file to write, replaced only when all went well.
-        images: calibration images (N, C, H, W) uint8; the smallest and largest values that they
-            cause set the ranges.
+        images: calibration images (N, C, H, W) uint8.
         preset: for which instruction set.
-        batch: how many images run at once.
+        batch: how many images run at once, which bounds the memory; None as the method needs.
+        method: how the ranges follow from what the images cause: "minmax", "entropy" or
+            "percentile"; see :mod:`engine.compress.calibrate`.
+        percentile: with the method "percentile".
+        floating: names of layers that stay in float.
 
     Raises:
-        ValueError: the source is no ONNX network or quantized already, or there are no images.
+        ValueError: the source is no ONNX network, quantized already, or has no layer that has an
+            integer kernel; there are no images; or a layer cannot stay in float.
     """
-    if not len(images):
-        raise ValueError("quantization needs calibration images, and there are none")
-    _refuse_quantized(Path(source))
+    return Quantizer(source, images, preset, method, percentile, batch).write(target, floating)
+
+
+def quantize_dynamic(
+    source: str | Path,
+    target: str | Path,
+    preset: Isa | Preset = "x86-vnni",
+    operators: Sequence[str] = ("MatMul", "Gemm"),
+) -> Exported:
+    """Write a version of an ONNX network whose weights are int8, and activations while it runs.
+
+    Convolutions are left in float unless asked for: the runtime has no fast kernel for them
+    (onnxruntime issue 12854), and a network of convolutions becomes slower.
+
+    Args:
+        source: the float network.
+        target: the file to write, replaced only when all went well.
+        preset: for which instruction set; activations are always uint8.
+        operators: whose weights: of "MatMul", "Gemm" and "Conv".
+
+    Raises:
+        ValueError: the source is no ONNX network, quantized already or has no such weights, or an
+            operator has no kernel that quantizes while it runs.
+    """
+    missing = [name for name in operators if name not in _DYNAMIC]
+    if missing or not operators:
+        raise ValueError(
+            f"ONNX Runtime has no kernel that quantizes {', '.join(missing) or 'nothing'} while "
+            f"it runs: choose among {', '.join(_DYNAMIC)}"
+        )
+    refuse_quantized(Path(source))
+    session(source)
     chosen = PRESETS[preset] if isinstance(preset, str) else preset
-    with tempfile.TemporaryDirectory() as folder:
-        prepared, written = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
-        with _quiet():
-            _run(Path(source), prepared, written, images, chosen, batch)
-        return write_file(_slim(onnx.load(written)), Path(target))
+    proto = onnx.load(source)
+    name_layers(proto.graph)
+    tensors = {initializer.name for initializer in proto.graph.initializer}
+    if not any(n.op_type in operators and n.input[1] in tensors for n in proto.graph.node):
+        raise ValueError(
+            f"{source}: it has no weights of {' or '.join(operators)} that could be quantized"
+        )
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        step = Path(folder) / "0.onnx"
+        onnx.save(proto, step)
+        for kinds in (("MatMul", "Gemm"), ("Conv",)):
+            wanted = [name for name in kinds if name in operators]
+            if wanted:
+                step = _dynamic(step, wanted, chosen)
+        return write_file(slim(onnx.load(step)), Path(target))
 
 
 def onnx_accuracy(
@@ -116,74 +133,19 @@ def onnx_accuracy(
     return right / len(images)
 
 
-def as_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return uint8 images as the float32 between 0 and 1 that networks read."""
-    return images.astype(np.float32) / np.float32(255)
-
-
-def _refuse_quantized(path: Path) -> None:
-    try:
-        found = {node.op_type for node in onnx.load(path).graph.node}
-    except Exception as error:
-        # onnx lets protobuf's own error through, whose class depends on its build.
-        raise ValueError(f"{path}: not a readable ONNX file") from error
-    if found & _QUANTIZED:
-        raise ValueError(f"{path}: already quantized: give the float network that it was made from")
-
-
-def _run(
-    source: Path,
-    prepared: Path,
-    written: Path,
-    images: NDArray[np.uint8],
-    preset: Preset,
-    batch: int,
-) -> None:
+def _dynamic(source: Path, operators: Sequence[str], preset: Preset) -> Path:
+    """Quantize one kind of weights; return the file beside the source."""
     from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    name = session(source).get_inputs()[0].name
-    parts = (images[i : i + batch] for i in range(0, len(images), batch))
-    feeds = ({name: as_input(part)} for part in parts)
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            return next(feeds, None)
-
-    types = quantization.QuantType
-    # Symbolic shapes take seconds, and the shapes of a plain network are known without.
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    quantization.quantize_static(
-        prepared,
-        written,
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=list(_OPERATORS),
-        activation_type=types.QInt8 if preset.activations_signed else types.QUInt8,
-        weight_type=types.QInt8,
-        per_channel=preset.per_channel,
+    target = source.with_name(f"{operators[0]}.onnx")
+    convolutions = "Conv" in operators
+    quantization.quantize_dynamic(
+        source,
+        target,
+        op_types_to_quantize=list(operators),
+        # Its kernel for convolutions knows a single scale, and is five times slower with signs.
+        per_channel=preset.per_channel and not convolutions,
+        weight_type=getattr(quantization.QuantType, "QUInt8" if convolutions else "QInt8"),
         reduce_range=preset.reduce_range,
-        calibrate_method=quantization.CalibrationMethod.MinMax,
     )
-
-
-def _slim(proto: Any) -> bytes:
-    """Drop what the quantizer adds and no runtime needs."""
-    used = {node.domain for node in proto.graph.node}
-    kept = [entry for entry in proto.opset_import if entry.domain in used]
-    del proto.opset_import[:], proto.graph.value_info[:], proto.metadata_props[:]
-    proto.opset_import.extend(kept)
-    proto.producer_name, proto.producer_version = "hdap", ""
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the quantizer's advice on the root logger."""
-    logger, level = logging.getLogger(), logging.getLogger().level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return target

@@ -39,6 +39,8 @@ class Recipe:
     """The learning rate rises to its value over so many epochs, then follows the schedule."""
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes (arXiv 1512.00567, section 7)."""
+    keep_zeros: bool = False
+    """Weights of convolutions and linear layers that are zero at the start stay exactly zero."""
     device: Wish = "auto"
     processes: int = 1
     """Processes that each learn a part of every batch and average their gradients; on a machine

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from engine.compress.padding import Zeros
 from engine.compress.recipe import Recipe
+from engine.compress.unstructured import layers
 
 _BETA2 = 0.999  # AdamW's (arXiv 1711.05101)
 _BUFFERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
@@ -35,12 +36,7 @@ class Update:
     def begin(self, model: nn.Module, recipe: Recipe, batches: int) -> None:
         """Set up for a network, on the device where it will learn, and `batches` an epoch."""
         self.model, self.recipe, self.batches = model, recipe, batches
-        self._held = [
-            (parameter, zero.axis, torch.tensor(zero.entries, device=parameter.device))
-            for name, parameter in model.named_parameters()
-            for zero in self._zeros
-            if zero.tensor == name
-        ]
+        self._held = list(self._masks())
         learnt = [p for p in model.parameters() if p.requires_grad]
         if recipe.optimizer == "adamw":
             self.optimizer = torch.optim.AdamW(
@@ -64,8 +60,22 @@ class Update:
             group["lr"] = rate
         self.optimizer.step()
         with torch.no_grad():
-            for parameter, axis, entries in self._held:
-                parameter.index_fill_(axis, entries, 0.0)
+            for parameter, zero in self._held:
+                parameter.masked_fill_(zero, 0.0)
+
+    def _masks(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield the parameters that have entries to hold at zero, and where these are."""
+        if self.recipe.keep_zeros:
+            for layer in layers(self.model).values():
+                yield layer.weight, layer.weight.detach() == 0
+        parameters = dict(self.model.named_parameters())
+        for name in dict.fromkeys(zero.tensor for zero in self._zeros if zero.tensor in parameters):
+            mask = torch.zeros_like(parameters[name], dtype=torch.bool)
+            for zero in self._zeros:
+                if zero.tensor == name:
+                    entries = torch.tensor(zero.entries, device=mask.device)
+                    mask.index_fill_(zero.axis, entries, True)
+            yield parameters[name], mask
 
     def settled(self, epochs: int) -> bool:
         """Tell whether the network may be what comes of the run after so many epochs."""

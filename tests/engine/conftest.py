@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine import models
+from engine import data, models
 from engine.compress.export import Template
+from engine.compress.finetune import Recipe, finetune
 from engine.compress.groups import Group, trace
 
 torch.set_num_threads(1)
@@ -52,3 +53,29 @@ def template(
 ) -> Template:
     """Its ONNX template: exporting takes seconds, so it is done once."""
     return Template(resnet, example, resnet_groups)
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Dataset:
+    """scikit-learn's digits."""
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def reader(digits: data.Dataset) -> nn.Module:
+    """A small network that reads digits, trained; nobody may change it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+    finetune(model, digits, Recipe(epochs=4, lr=0.05, augment=False))
+    return model.eval()

@@ -11,7 +11,7 @@ from torch import nn
 
 from engine.compress.export import Template
 from engine.compress.inference import operators, session
-from engine.compress.quantize import PRESETS, isa, onnx_accuracy, quantize_static
+from engine.compress.quantize import PRESETS, Preset, isa, onnx_accuracy, quantize_static
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_every_preset_gives_an_integer_network_close_to_the_float_one(
 ) -> None:
     result = quantize_static(float_file, tmp_path / "int8.onnx", images, preset)  # type: ignore[arg-type]
     assert result.bytes < 0.35 * float_file.stat().st_size
-    executed = operators(result.path, as_arm=preset == "arm64")
+    executed = operators(result.path, as_arm=preset.startswith("arm64"))
     assert executed["QLinearConv"] == 21
     assert "Conv" not in executed
     x = images[:8].astype(np.float32) / 255
@@ -62,6 +62,7 @@ def test_presets_differ_in_what_their_processor_asks_for(
     assert found["arm64"][0] == {np.dtype(np.int8).num}
     assert np.abs(found["x86-vnni"][1].astype(int)).max() == 127
     assert np.abs(found["x86"][1].astype(int)).max() <= 64
+    assert found["arm64-dotprod"][0] == {np.dtype(np.int8).num}
     # One scale for each channel: every channel uses its whole range.
     assert (np.abs(found["arm64"][1].astype(int)).max(axis=(1, 2, 3)) >= 126).all()
 
@@ -79,9 +80,50 @@ def test_the_preset_follows_the_machine() -> None:
     assert isa("x86_64", ["avx2", "avx512_vnni"]) == "x86-vnni"
     assert isa("x86_64", ["avx2", "AVX_VNNI"]) == "x86-vnni"
     assert isa("AMD64", ["avx2"]) == "x86"
-    assert isa("aarch64") == "arm64"
+    assert isa("aarch64", ["asimd", "asimddp"]) == "arm64-dotprod"
+    assert isa("arm64", ["asimd"]) == isa("aarch64") == "arm64"
     with pytest.raises(ValueError, match="no int8 preset for 'riscv64'"):
         isa("riscv64")
+
+
+def test_one_scale_for_all_channels_where_the_preset_says_so(
+    float_file: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    preset = Preset(activations_signed=False, per_channel=False)
+    _, weights = _weights(quantize_static(float_file, tmp_path / "m", images[:8], preset).path)
+    assert np.abs(weights).max() == 127
+    assert (np.abs(weights.astype(int)).max(axis=(1, 2, 3)) < 126).any()
+
+
+def _graph(*nodes: onnx.NodeProto, opset: int = 18) -> bytes:
+    helper = onnx.helper
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return data
+
+
+def test_what_has_no_integer_kernel_is_named(images: np.ndarray, tmp_path: Path) -> None:
+    node = onnx.helper.make_node
+    path = tmp_path / "m.onnx"
+    path.write_bytes(_graph(node("Softplus", ["images"], ["s"]), node("Sin", ["s"], ["logits"])))
+    with pytest.raises(
+        ValueError, match=r"nothing that ONNX Runtime computes in int8: .* Sin, Soft"
+    ):
+        quantize_static(path, tmp_path / "int8.onnx", images)
+    path.write_bytes(_graph(node("Conv", ["images", "w"], ["logits"]), opset=12))
+    with pytest.raises(ValueError, match="opset 12 has no int8 weights with a scale for each"):
+        quantize_static(path, tmp_path / "int8.onnx", images)
+    path.write_bytes(_graph(node("Conv", ["images", "w"], ["logits"])))
+    with pytest.raises(ValueError, match="cannot read the calibration images"):
+        quantize_static(path, tmp_path / "int8.onnx", images)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_quantized_network_is_not_quantized_again(
