@@ -49,6 +49,7 @@ executor = "threads"
 [compression.finetune]
 epochs = 2
 lr = 0.05
+threads = 1
 """
 
 pytestmark = pytest.mark.timeout(300)
