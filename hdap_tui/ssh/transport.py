@@ -6,13 +6,21 @@ import contextlib
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, ClassVar
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_FAILURE
+from paramiko.common import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_EXTENDED_DATA,
+    MSG_CHANNEL_FAILURE,
+    MSG_CHANNEL_REQUEST,
+)
 
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.hostkeys import HostKey
@@ -28,6 +36,10 @@ WEAK = {
 """Algorithms that paramiko still offers and that are not to be used."""
 _taken: dict[tuple[tuple[str, ...], str], tuple[str, ...]] = {}
 """Which of some algorithms are used, by their names and what they are for."""
+_ON_CHANNELS = frozenset(
+    {MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST}
+)
+"""Messages that servers take ill where there is no such channel any more."""
 _LISTS = {
     "host key": ("server_key_algo_list", "host keys"),
     "kex": ("kex_algo_list", "key exchanges"),
@@ -172,6 +184,10 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         """The algorithms that the server offers."""
         self._errands: _Errands | None = _Errands()
         self._refused: dict[int, ChannelRefused] = {}
+        self._ended: set[int] = set()
+        """Channels that have been closed from here, by the server's numbers."""
+        self._held_back: list[Any] = []
+        """What this thread has to send once the keys are agreed on anew."""
 
     def shake_hands(self, deadline: Deadline) -> None:
         """Agree on keys, or find that there is no way to; the heavy part is done in this thread.
@@ -217,6 +233,48 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         self.host_key = None
         self.auth_handler.auth_event = self.auth_handler.private_key = None
         self.server_accept_cv = _Nobody()
+
+    # Between making a message and sending it paramiko lets other threads go first, as long as keys
+    # are agreed on anew: a channel's last words come after its end, and servers hang up at that.
+
+    def _send_user_message(self, message: Any) -> None:
+        """Send once no keys are being agreed on; nothing on a channel that has ended.
+
+        The transport's own thread does not wait, for it is the one that keys are agreed on by.
+        """
+        end = time.monotonic() + self.clear_to_send_timeout
+        own = threading.current_thread() is self
+        while self.active:
+            with self.clear_to_send_lock:
+                if self.clear_to_send.is_set():
+                    if self._has_room(message.asbytes()[:5]):
+                        self._send_message(message)
+                    return
+                if own:
+                    self._held_back.append(message)
+                    return
+            if time.monotonic() > end:
+                raise paramiko.SSHException("timed out: keys are still being agreed on")
+            self.clear_to_send.wait(0.1)
+
+    def _has_room(self, head: bytes) -> bool:
+        """Whether a message with these first bytes may follow what was sent before."""
+        kind, number = head[0], int.from_bytes(head[1:], "big")
+        if kind == MSG_CHANNEL_CLOSE:
+            self._ended.add(number)
+        return kind not in _ON_CHANNELS or number not in self._ended
+
+    def _parse_newkeys(self, message: Any) -> None:
+        super()._parse_newkeys(message)
+        held, self._held_back = self._held_back, []
+        for one in held:
+            self._send_user_message(one)
+
+    def _parse_channel_open_success(self, message: Any) -> None:
+        copy = paramiko.Message(message.asbytes())
+        copy.get_int()
+        self._ended.discard(copy.get_int())  # the server's numbers come again
+        super()._parse_channel_open_success(message)
 
     # paramiko keeps one error for all threads: two channels refused at once would be mixed up.
 

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
+from paramiko.common import MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST
 from paramiko.packet import NeedRekeyException
 from sshd import Sshd
 
@@ -138,5 +140,24 @@ def test_keys_are_agreed_on_anew_while_a_connection_stands(sshd: Sshd, tmp_path:
         for number in range(10):
             assert connection.call(f"echo {number}").out == f"{number}\n".encode()
         assert first != transport.H
+    finally:
+        connection.close()
+
+
+def test_what_comes_too_late_for_a_channel_is_not_sent(sshd: Sshd, tmp_path: Path) -> None:
+    connection = connect(sshd.trusted(tmp_path / "known_hosts"))
+    transport = connection.transport
+    try:
+        channel = transport.ask("session", 5.0)
+        number = channel.remote_chanid
+        channel.close()
+        for kind in (MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST):
+            late = paramiko.Message()
+            late.add_byte(bytes([kind]))
+            late.add_int(number)
+            transport._send_user_message(late)  # OpenSSH would hang up
+        assert connection.call("echo still").out == b"still\n"
+        assert transport.ask("session", 5.0).remote_chanid == number  # which may speak again
+        assert connection.call("cat", stdin=b"here").out == b"here"
     finally:
         connection.close()
