@@ -291,9 +291,7 @@ class Visit:
                 wait = 2 * wait if parsed.blocks == blocks else _left(parsed)
                 blocks = parsed.blocks
                 if phase[0] and not (known or blocks):
-                    wait *= (
-                        2  # so far its blocks are as long as was guessed: better late than early
-                    )
+                    wait *= 2  # how long its blocks take is a guess: better late than early
 
     def _fetch(self, job: RemoteJob, text: bytearray) -> Generator[Step[Any], None, State]:
         """Add all new results to the text; return how the job stands."""
