@@ -10,15 +10,12 @@ as `benchmarks.surrogates` does.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.designs import CACHE, Designs, OutOfTimeError
+from benchmarks.designs import Designs, command_line, in_pieces
 from engine.search.space import Space, Widths
 
 MULTIPLES = (4, 8, 16)
@@ -82,17 +79,11 @@ def rows(designs: Designs) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--folder", type=Path, default=CACHE)
-    parser.add_argument("--seconds", type=float, default=1e9, help="how long to measure")
+    parser = command_line(__doc__, "resnet20")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    try:
+    with in_pieces():
         lines = rows(Designs(options.network, options.folder, options.seconds))
-    except OutOfTimeError as error:
-        print(f"{error}: run it again", file=sys.stderr)
-        sys.exit(75)
     print(
         "| network | MACs | multiple | off it | on it, same MACs | twin by design | its MACs | "
         "faster twins |\n|---|---|---|---|---|---|---|---|"

@@ -7,9 +7,12 @@ stays. Each block loads all files anew, for where they lie in memory matters as 
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,25 @@ BATCH, BLOCKS, ROUNDS, RUNS = 10, 3, 6, 3
 
 class OutOfTimeError(Exception):
     """What is measured is kept; another run goes on from there."""
+
+
+def command_line(text: str, network: str) -> argparse.ArgumentParser:
+    """Return a parser with what all of these benchmarks take."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("--network", default=network)
+    parser.add_argument("--folder", type=Path, default=CACHE)
+    parser.add_argument("--seconds", type=float, default=1e9, help="how long to measure")
+    return parser
+
+
+@contextmanager
+def in_pieces() -> Iterator[None]:
+    """End with status 75 where the time has run out: another run goes on."""
+    try:
+        yield
+    except OutOfTimeError as error:
+        print(f"{error}: run it again", file=sys.stderr)
+        sys.exit(75)
 
 
 class Designs:

@@ -29,8 +29,8 @@ from benchmarks.servers import row
 from engine import data, models
 from engine.compress.evaluate import accuracy
 from engine.compress.export import export
+from engine.compress.profile import macs
 from engine.compress.prunable import prunable
-from engine.fleet.geometry import measure_geometry
 from engine.search.iterations import stages
 from hdap_tui.lab import control
 from hdap_tui.lab.fleet_file import fleet_toml
@@ -111,9 +111,11 @@ def _report(options: argparse.Namespace, fleet: Path, job: Path, minutes: float)
     for number, (iteration, pruned) in enumerate(stages(network, groups, work), 1):
         files.append(export(pruned, example, options.folder / f"iteration-{number}.onnx").path)
         points.append((iteration, accuracy(pruned, dataset.test_images, dataset.test_labels)))
-    macs = whole_macs(network, example, groups)
+    unpruned = macs(network, example)
     before = accuracy(network, dataset.test_images, dataset.test_labels)
-    _keep(options, work, files, [(macs, before), *((step.macs, found) for step, found in points)])
+    _keep(
+        options, work, files, [(unpruned, before), *((step.macs, found) for step, found in points)]
+    )
     compared = hdap(fleet, "bench", *map(str, files), "--compare", "--json")
     local = compare_files(files, example[:1].numpy())
     print(
@@ -128,7 +130,7 @@ def _report(options: argparse.Namespace, fleet: Path, job: Path, minutes: float)
         print(
             row(
                 str(number),
-                f"{macs / iteration.macs:.2f}x",
+                f"{unpruned / iteration.macs:.2f}x",
                 f"{found:.2%}",
                 f"{pair['speedup']:.2f}x ({pair['low']:.2f} to {pair['high']:.2f})",
                 f"{here:.2f}x",
@@ -156,12 +158,6 @@ def _keep(
         ],
     }
     (options.folder / "front.json").write_text(json.dumps(kept, indent=1))
-
-
-def whole_macs(network: torch.nn.Module, example: torch.Tensor, groups: Any) -> int:
-    """Return the multiply-accumulates of the unpruned network."""
-    whole = tuple(group.channels for group in groups)
-    return int(measure_geometry(network, groups, example).macs(whole).sum())
 
 
 def hdap(fleet: Path, *words: str) -> Any:

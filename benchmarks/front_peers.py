@@ -39,6 +39,7 @@ from engine.compress.evaluate import accuracy
 from engine.compress.export import export
 from engine.compress.finetune import Recipe, finetune
 from engine.compress.groups import importance, trace
+from engine.compress.profile import macs
 from engine.compress.prune import prune
 from engine.data import Dataset
 from engine.fleet.geometry import measure_geometry
@@ -59,7 +60,7 @@ class Point:
     macs: float
 
 
-def l1_uniform(network: nn.Module, example: torch.Tensor, macs: float) -> nn.Module:
+def l1_uniform(network: nn.Module, example: torch.Tensor, budget: float) -> nn.Module:
     """Prune every group alike."""
     groups = trace(network, example)
     geometry = measure_geometry(network, groups, example)
@@ -68,11 +69,11 @@ def l1_uniform(network: nn.Module, example: torch.Tensor, macs: float) -> nn.Mod
     def widths(share: float) -> tuple[int, ...]:
         return tuple(int(w) for w in np.maximum(1, np.rint(channels * share)))
 
-    share = _search(lambda kept: float(geometry.macs(widths(kept)).sum()), macs)
+    share = _search(lambda kept: float(geometry.macs(widths(kept)).sum()), budget)
     return prune(network, groups, at_widths(importance(network, groups, 1), widths(share)))
 
 
-def torch_pruning(network: nn.Module, example: torch.Tensor, macs: float) -> nn.Module:
+def torch_pruning(network: nn.Module, example: torch.Tensor, budget: float) -> nn.Module:
     """Prune by torch-pruning, globally."""
     import torch_pruning as tp
 
@@ -86,7 +87,7 @@ def torch_pruning(network: nn.Module, example: torch.Tensor, macs: float) -> nn.
         pruner.step()
         return smaller.eval()
 
-    return pruned(_search(lambda kept: _macs(pruned(kept), example), macs))
+    return pruned(_search(lambda kept: float(macs(pruned(kept), example)), budget))
 
 
 PEERS: dict[str, Pruned] = {"L1 uniform": l1_uniform, "torch-pruning": torch_pruning}
@@ -99,15 +100,6 @@ def _search(macs_at: Callable[[float], float], wanted: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if macs_at(middle) <= wanted else (low, middle)
     return low
-
-
-def _macs(network: nn.Module, example: torch.Tensor) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network(example[:1])
-    return counter.get_total_flops() / 2
 
 
 def front(
@@ -135,7 +127,7 @@ def front(
         network.eval()
         file = export(network, example, stem.with_suffix(".onnx")).path
         found = accuracy(network, dataset.test_images, dataset.test_labels)
-        points.append(Point(file, found, _macs(network, example)))
+        points.append(Point(file, found, macs(network, example)))
         print(f"{name}, stage {number}: {found:.2%}, {budget / 1e6:.1f} M", flush=True)
     return points
 

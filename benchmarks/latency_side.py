@@ -24,7 +24,6 @@ that the best design was chosen by flatter it. Measures and keeps as `benchmarks
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -36,7 +35,7 @@ import numpy as np
 import torch
 
 from benchmarks.alignment import rounded
-from benchmarks.designs import CACHE, Designs, OutOfTimeError, compare_files
+from benchmarks.designs import Designs, command_line, compare_files, in_pieces
 from engine.fleet.surrogates import Surrogate, teaching
 from engine.search import sampling
 from engine.search.optimisers import make
@@ -216,15 +215,12 @@ def rows(budget: Budget, found: Widths) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet50")
+    parser = command_line(__doc__, "resnet50")
     parser.add_argument("--share", type=float, help="of the unpruned network's MACs")
     parser.add_argument("--least", type=float, default=0.1, help="share of channels to keep")
     parser.add_argument("--designs", type=int, default=40, help="measured before the search")
     parser.add_argument("--evaluations", type=int, default=4000, help="candidates of each search")
     parser.add_argument("--rounds", type=int, default=6, help="searches with learning after each")
-    parser.add_argument("--folder", type=Path, default=CACHE)
-    parser.add_argument("--seconds", type=float, default=1e9, help="how long to measure")
     options = parser.parse_args()
     torch.set_num_threads(1)
     designs = Designs(options.network, options.folder, options.seconds, classes=1000)
@@ -233,11 +229,8 @@ def main() -> None:
     budget = Budget(designs, macs, options.least)
     counts = (options.designs, options.evaluations, options.rounds)
     kept = f"{options.network}-{macs / 1e6:.0f}M-{options.least}-{counts[0]}-{counts[1]}.json"
-    try:
+    with in_pieces():
         found = fastest(budget, counts, options.folder / kept)
-    except OutOfTimeError as error:
-        print(f"{error}: run it again", file=sys.stderr)
-        sys.exit(75)
     print(
         "| network | design | MACs | of the unpruned | weights | kept | times faster |\n"
         "|---|---|---|---|---|---|---|"

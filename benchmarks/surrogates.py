@@ -12,9 +12,7 @@ other.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.designs import CACHE, Designs, OutOfTimeError
+from benchmarks.designs import Designs, command_line, in_pieces
 from engine.fleet.surrogates import KINDS, Kind, Surrogate, compare_predictions, teaching
 from engine.search import sampling
 from engine.search.ncs import NCS
@@ -160,14 +158,11 @@ def table(designs: Designs, tests: Sequence[Widths], ways: dict[str, list[Widths
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--folder", type=Path, default=CACHE)
-    parser.add_argument("--seconds", type=float, default=1e9, help="how long to measure")
+    parser = command_line(__doc__, "resnet20")
     options = parser.parse_args()
     torch.set_num_threads(1)
     designs = Designs(options.network, options.folder, options.seconds)
-    try:
+    with in_pieces():
         where = visited(designs, options.folder / f"{options.network}-visited.json")
         designs.ratios(where.tests)
         ways = {"uniform": uniform(designs, where)}
@@ -175,9 +170,6 @@ def main() -> None:
         ways["guided"] = guided(designs, where)
         designs.ratios(ways["guided"])
         designs.ratios(where.tests, repeat=1)
-    except OutOfTimeError as error:
-        print(f"{error}: run it again", file=sys.stderr)
-        sys.exit(75)
     print(table(designs, where.tests, ways))
 
 

@@ -41,7 +41,7 @@ def training_multiple(device: torch.device, bf16: bool) -> int:
     """Return the channels that training takes in one go: widths off it cost a whole block."""
     import torch
 
-    if device.type != "cpu" or not bf16:
+    if device.type != "cpu" or not (bf16 and has_bfloat16(device)):
         return 1
     return 16 if torch.cpu._is_amx_tile_supported() else 8
 

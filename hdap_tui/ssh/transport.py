@@ -247,7 +247,7 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
         while self.active:
             with self.clear_to_send_lock:
                 if self.clear_to_send.is_set():
-                    if self._has_room(message.asbytes()[:5]):
+                    if self._may_follow(message.asbytes()[:5]):
                         self._send_message(message)
                     return
                 if own:
@@ -257,7 +257,7 @@ class FleetTransport(paramiko.Transport):  # type: ignore[misc]
                 raise paramiko.SSHException("timed out: keys are still being agreed on")
             self.clear_to_send.wait(0.1)
 
-    def _has_room(self, head: bytes) -> bool:
+    def _may_follow(self, head: bytes) -> bool:
         """Whether a message with these first bytes may follow what was sent before."""
         kind, number = head[0], int.from_bytes(head[1:], "big")
         if kind == MSG_CHANNEL_CLOSE:
