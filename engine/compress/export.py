@@ -15,6 +15,7 @@ import copy
 import hashlib
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +95,19 @@ def export(
     data = Template(model, example, tolerance=tolerance).build(model)
     difference = parity(data, model, example, tolerance)
     return write_file(data, Path(path), difference)
+
+
+def known(path: str | Path) -> Exported:
+    """Return a file that is there already.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    return Exported(Path(path), hashlib.sha256(data).hexdigest(), len(data))
 
 
 class Template:
@@ -378,6 +392,7 @@ def _clean(proto: onnx.ModelProto, known: set[str]) -> tuple[bytes, frozenset[st
             del node.input[1:], node.attribute[:]
             node.op_type = "Flatten"
             node.attribute.append(onnx.helper.make_attribute("axis", 1))
+    _reorder_gelu(graph)
     used = {name for node in graph.node for name in node.input}
     kept = [i for i in graph.initializer if i.name in used]
     for initializer in kept:
@@ -391,6 +406,36 @@ def _clean(proto: onnx.ModelProto, known: set[str]) -> tuple[bytes, frozenset[st
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "hdap", ""
     return proto.SerializeToString(deterministic=True), frozenset(constants)
+
+
+def _reorder_gelu(graph: onnx.GraphProto) -> None:
+    """Turn x * (0.5 * (1 + erf)), as torch writes GELU, into (x * (1 + erf)) * 0.5.
+
+    ONNX Runtime makes one operator of the second form, and leaves five of the first.
+    """
+    halves = {
+        i.name
+        for i in graph.initializer
+        if i.data_type == onnx.TensorProto.FLOAT
+        and (value := onnx.numpy_helper.to_array(i)).size == 1
+        and value.item() == 0.5
+    }
+    writer = {output: node for node in graph.node for output in node.output}
+    reads = Counter(name for node in graph.node for name in node.input)
+    for last in graph.node:
+        first = next((writer[n] for n in last.input if n in writer and reads[n] == 1), None)
+        if last.op_type != "Mul" or first is None or first.op_type != "Mul":
+            continue
+        half = next((name for name in first.input if name in halves), None)
+        inner = next((name for name in first.input if name not in halves), "")
+        grown = writer.get(inner)
+        if half is None or grown is None or grown.op_type != "Add":
+            continue
+        if not any(n in writer and writer[n].op_type == "Erf" for n in grown.input):
+            continue
+        outer = next(name for name in last.input if name != first.output[0])
+        first.input[:] = [outer, inner]
+        last.input[:] = [first.output[0], half]
 
 
 def _set_depthwise(node: onnx.NodeProto, rows: Mapping[str, int]) -> None:

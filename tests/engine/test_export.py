@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine import models
 from engine.compress.export import Template, export, parity
 from engine.compress.groups import Group, choose, importance, trace
-from engine.compress.inference import session
+from engine.compress.inference import operators, session
 from engine.compress.prune import prune
 
 
@@ -111,6 +111,14 @@ def test_the_normalisation_is_inside_the_file(
     assert parity(written.path, other, torch.rand(2, 3, 32, 32)) < 1e-5
     with pytest.raises(ValueError, match="ONNX and torch differ"):
         parity(written.path, resnet, torch.rand(2, 3, 32, 32))
+
+
+def test_onnx_runtime_computes_gelu_in_one_operator(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.GELU(), nn.Linear(8, 4)).eval()
+    found = export(network, torch.rand(2, 3, 4, 4), tmp_path / "gelu.onnx")  # compares with torch
+    executed = operators(found.path)
+    assert "Erf" not in executed
+    assert executed.get("Gelu", 0) + executed.get("BiasGelu", 0) == 1
 
 
 def test_every_way_to_fold_a_batch_norm_is_followed(tmp_path: Path) -> None:
