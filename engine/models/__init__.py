@@ -39,7 +39,16 @@ class Network:
     """Pixels a side of the images that it reads."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """What else the class is called with."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How `engine.models.train` trains it where nothing else is said; names as in its `Recipe`."""
 
+
+_SMALL = {"blocks": (3, 3, 27, 3)}
+_PICO = {"widths": (64, 128, 256), "blocks": (2, 2, 8), "patch": 2, "kernel": 3}
+_ADAMW = {
+    "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "batch": 128, "epochs": 25,
+    "warmup_epochs": 2.0, "label_smoothing": 0.1, "bf16": True,
+}  # fmt: skip
 
 NETWORKS = {
     "resnet20": Network("resnet", "ResNet", 32, {"blocks": 3}),
@@ -50,13 +59,15 @@ NETWORKS = {
     "resnet8-40": Network("resnet8", "ResNet8", 32, {"widths": (40, 80, 160), "norms": False}),
     "vgg16": Network("vgg", "VGG", 32),
     "mobilenetv1-cifar": Network("mobilenet", "MobileNet", 32, {"stem_stride": 1}),
-    "convnext-tiny-cifar": Network("convnext", "ConvNeXt", 32, {"patch": 2}),
-    "convnext-small-cifar": Network(
-        "convnext", "ConvNeXt", 32, {"patch": 2, "blocks": (3, 3, 27, 3)}
-    ),
+    "convnext-pico-cifar": Network("convnext", "ConvNeXt", 32, _PICO, _ADAMW),
+    "convnext-pico-timm-cifar": Network("convnext_timm", "ConvNeXt", 32, _PICO, _ADAMW),
+    "convnext-tiny-cifar": Network("convnext", "ConvNeXt", 32, {"patch": 2}, _ADAMW),
+    "convnext-small-cifar": Network("convnext", "ConvNeXt", 32, {"patch": 2, **_SMALL}, _ADAMW),
     "mobilenetv1": Network("mobilenet", "MobileNet", 224),
-    "convnext-tiny": Network("convnext", "ConvNeXt", 224),
-    "convnext-small": Network("convnext", "ConvNeXt", 224, {"blocks": (3, 3, 27, 3)}),
+    "convnext-tiny": Network("convnext", "ConvNeXt", 224, {}, _ADAMW),
+    "convnext-small": Network("convnext", "ConvNeXt", 224, _SMALL, _ADAMW),
+    "convnext-tiny-timm": Network("convnext_timm", "ConvNeXt", 224, {}, _ADAMW),
+    "convnext-small-timm": Network("convnext_timm", "ConvNeXt", 224, _SMALL, _ADAMW),
     "resnet50": Network("resnet50", "ResNet50", 224),
 }
 """The built-in networks; the ending -cifar marks the 32x32 form of one for 224x224."""

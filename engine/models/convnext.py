@@ -3,8 +3,9 @@
 Parameter names are torchvision's: `features.0` the stem, `features.{1,3,5,7}` the stages with
 `{i}.layer_scale` and `{i}.block.{0,2,3,5}` (depthwise convolution, layer norm, two linear layers),
 `features.{2,4,6}` what halves the image between them, `classifier.{0,2}`. Checkpoints with timm's
-names load too, in both forms of its block (linear layers or 1x1 convolutions). For images of
-32x32 the stem's patches are of 2x2 pixels.
+names load too, in both forms of its block (linear layers or 1x1 convolutions); the network with
+these names is :mod:`engine.models.convnext_timm`. For images of 32x32 the stem's patches are of 2x2
+pixels.
 
 Only the hidden channels of a block can be pruned: a layer norm over the others takes its mean and
 variance over all of them, so that dropping one changes what is left.
@@ -43,13 +44,13 @@ class _ChannelsFirst(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise 7x7 convolution, two linear layers a pixel, and a shortcut around them."""
+    """A depthwise convolution, two linear layers a pixel, and a shortcut around them."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, kernel: int = 7) -> None:
         super().__init__()
         self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), 1e-6))
         self.block = nn.Sequential(
-            nn.Conv2d(channels, channels, 7, padding=3, groups=channels),
+            nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels),
             _ChannelsLast(),
             nn.LayerNorm(channels, eps=1e-6),
             nn.Linear(channels, hidden),
@@ -65,7 +66,7 @@ class Block(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """A stem that cuts the image into patches, and four stages; each but the first halves it."""
+    """A stem that cuts the image into patches, and stages; each but the first halves it."""
 
     public_names: ClassVar = (
         (r"^stem\.", "features.0."),
@@ -88,6 +89,7 @@ class ConvNeXt(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         blocks: Sequence[int] = (3, 3, 9, 3),
         patch: int = 4,
+        kernel: int = 7,
     ) -> None:
         super().__init__()
         self.normalise = Normalise(mean, std)
@@ -98,18 +100,24 @@ class ConvNeXt(nn.Module):
                 before = widths[number - 1]
                 halve = nn.Conv2d(before, width, 2, stride=2)
                 self.features.append(nn.Sequential(LayerNorm(before), halve))
-            self.features.append(nn.Sequential(*(Block(width, 4 * width) for _ in range(count))))
+            stage = (Block(width, 4 * width, kernel) for _ in range(count))
+            self.features.append(nn.Sequential(*stage))
         self.classifier = nn.Sequential(
             LayerNorm(widths[-1]), nn.Flatten(1), nn.Linear(widths[-1], classes)
         )
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, H, W) between 0 and 1 to logits (N, classes)."""
         x = self.features(self.normalise(images)).mean((2, 3), keepdim=True)
         logits: Tensor = self.classifier(x)
         return logits
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw the weights of convolutions and linear layers anew, as both libraries do."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
