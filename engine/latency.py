@@ -105,6 +105,14 @@ class Latency:
         return tuple(map(str, self.conditions.get("dirty", ())))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answered(Latency):
+    """How long a model takes for test images, and what it answers."""
+
+    answers: tuple[int, ...] = ()
+    """The class that each image was given, in their order; empty where it failed."""
+
+
 class Measure(Protocol):
     """What the engine asks of whoever knows the devices.
 

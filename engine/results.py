@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from engine import conditions, runner
-from engine.latency import Configuration, Latency
+from engine.latency import Answered, Configuration, Latency
 
 LINE_BYTES = 1_000_000
 SAMPLES = 10_000
@@ -39,6 +39,10 @@ class Case:
     configuration: Configuration
     only: bool = True
     """Whether the run has the model in this configuration alone."""
+    images: int = 0
+    """Test images that it is shown; 0: it is timed on made-up input."""
+    classes: int = 0
+    """How many classes an image may be given."""
 
     @property
     def key(self) -> str:
@@ -54,7 +58,8 @@ class Parsed:
 
     latencies: Mapping[str, Latency]
     """One record for every case that was asked for, by its key, or by the digest where a model
-    was asked for by that alone; see `Latency.error` where there is no number."""
+    was asked for by that alone; see `Latency.error` where there is no number. An `Answered` where
+    it was shown test images."""
     started: bool = False
     """The runner has said hello."""
     finished: bool = False
@@ -266,11 +271,12 @@ def _take_block(reading: _Reading, data: dict[str, Any], cases: Cases) -> bool:
     block = reading.blocks[number] = {}
     for key, case in cases.items():
         if key in models:
-            wrong = _wrong(models[key]) or _not_asked(models[key], case)
+            entry = models[key]
+            wrong = _wrong(entry) or _not_asked(entry, case) or _no_answers(entry, case)
             if wrong:
                 reading.spoilt.setdefault(key, f"block {number}: {wrong}")
             else:
-                block[key] = models[key]
+                block[key] = entry
     reading.during.append(_conditions(data.get("during")))
     reading.after = _conditions(data.get("conditions"))
     return True
@@ -336,6 +342,18 @@ def _not_asked(entry: dict[str, Any], case: str | Case) -> str:
     return ""
 
 
+def _no_answers(entry: dict[str, Any], case: str | Case) -> str:
+    """Return what is wrong with the classes of a block's images; empty where they are classes."""
+    if isinstance(case, str) or not case.images:
+        return ""
+    answers = entry.get("answers")
+    if not isinstance(answers, list) or not 1 <= len(answers) <= case.images:
+        return "the answers to its images are missing or too many"
+    if not all(type(answer) is int and 0 <= answer < case.classes for answer in answers):
+        return f"an answer is none of the {case.classes} classes"
+    return ""
+
+
 def _conditions(value: object, depth: int = 0) -> dict[str, Any]:
     """Return a device's conditions with every text cleaned and every size bounded."""
     if not isinstance(value, dict):
@@ -390,7 +408,11 @@ def _latency(
     if reading.waited:
         common["waited"] = reading.waited
     entries = [b[key] for _, b in sorted(reading.blocks.items()) if key in b]
+    asked = case.images if isinstance(case, Case) else 0
+    answers = tuple(answer for entry in entries for answer in entry["answers"]) if asked else ()
     error, detail = _fault(reading, key, bool(entries), garbage)
+    if not error and len(answers) != asked:
+        error, detail = _incomplete(reading, len(answers), asked)
     if error:
         if reading.after:
             common["after"] = reading.after
@@ -400,7 +422,7 @@ def _latency(
     summary = runner.summarise(entries)
     found = {**common, **last, **ended, **_judged(reading, common, summary, key)}
     found["dirty"] = conditions.dirty(found, summary["contended"], base["emulated"])
-    return Latency(
+    latency = Latency(
         **base,
         conditions=found,
         median_ms=summary["median_ms"],
@@ -415,6 +437,7 @@ def _latency(
         contended=summary["contended"],
         energy_mj=reading.energy.get(key, {}).get("total_mj"),
     )
+    return Answered(**vars(latency), answers=answers) if asked else latency
 
 
 _OF_ENTRY = ("providers", "threads", "batch", "images", "load_ms")
@@ -452,3 +475,14 @@ def _fault(reading: _Reading, key: str, timed: bool, garbage: int) -> tuple[str,
     if garbage or reading.stopped:
         return "garbage", f"The device's results hold no block of this model ({garbage} bad lines)."
     return "unfinished", "No block of this model has been timed yet."
+
+
+def _incomplete(reading: _Reading, answers: int, asked: int) -> tuple[str, str]:
+    """Return why there are other than as many answers as images, as class and sentence."""
+    if reading.stopped == "time" and answers < asked:
+        return "timeout", f"The time limit ran out after {answers} of {asked} images."
+    if reading.error:
+        return reading.error, reading.detail
+    if reading.stopped:
+        return "garbage", f"The device's result has {answers} answers to {asked} images."
+    return "unfinished", f"{answers} of {asked} images have been shown."

@@ -14,6 +14,9 @@ While a block runs, this process looks at clock, temperature and load about once
 another core than the block's where there is one. Where the machine has a power sensor, each model
 may run some seconds more for its energy, after the timed blocks.
 
+A request may name a file of test images. The blocks then show each model their part of them in
+place of made-up input, each image once, and tell which class it was given.
+
 The job's folder holds, besides request and results: `lease` (its modification time must change
 at least every `lease_s` seconds or the run ends; to which time does not matter), `cancel` (ends
 the run once it exists), `pid` (the process group, while it runs) and `runner.log` (what the
@@ -841,14 +844,18 @@ class Timed:
         start = time.perf_counter()
         session = make_session(case["path"], case["threads"], case["provider"], flush=True)
         self._load_s = time.perf_counter() - start
-        self._providers = session.get_providers()
+        self._session, self._providers = session, session.get_providers()
         self._images = images(session, case["batch"])
-        feed = make_feed(session, case["batch"], spec["seed"])
+        feed = self._first()
         run = session.run
         self._infer: Any = lambda: run(None, feed)
         self._wall: list[int] = []
         self._cpu: list[int] = []
         self._warm = warm_up(self._infer, spec["warmup_runs"], spec["warmup_s"])
+
+    def _first(self) -> dict[str, Any]:
+        """Return the input that it is warmed up with and timed on."""
+        return make_feed(self._session, self.case["batch"], self._spec["seed"])
 
     def enough(self) -> bool:
         """Tell whether all runs are done, or three of them and the time is up."""
@@ -882,6 +889,77 @@ class Timed:
             n += 1
             end = time.monotonic()
         return {"begin": begin, "end": end, "n": n}
+
+
+class Shown(Timed):
+    """A loaded and warm model that is shown its block's test images, each once."""
+
+    def _first(self) -> dict[str, Any]:
+        """Return the first images as input, which it is warmed up with."""
+        made_up = make_feed(self._session, self.case["batch"], None)
+        if len(made_up) > 1:
+            raise ModelError("model", f"it has {len(made_up)} inputs, and images go into one")
+        ((self._name, zeros),) = made_up.items()
+        self._dtype, self._part = str(zeros.dtype), self._spec["images"]
+        self._file = open(self._part["path"], "rb")  # noqa: SIM115 (until the process ends)
+        self.answers: list[int] = []
+        return self._next()
+
+    def _next(self) -> dict[str, Any]:
+        """Return the next images as input; a last batch is filled up with images of its own."""
+        import numpy
+
+        shape, size = self._part["shape"], math.prod(self._part["shape"])
+        count = min(self._images, self._part["count"] - len(self.answers))
+        self._file.seek((self._part["first"] + len(self.answers)) * size)
+        raw = self._file.read(count * size)
+        if len(raw) < count * size:
+            raise ModelError("runtime", "the file of test images ends too early")
+        batch = numpy.resize(numpy.frombuffer(raw, "uint8"), (self._images, *shape))
+        return {self._name: as_read(batch, self._dtype)}
+
+    def enough(self) -> bool:
+        """Tell whether all images of the block have been shown."""
+        return len(self.answers) >= int(self._part["count"])
+
+    def take(self, settle: bool) -> None:
+        """Show the next few batches, after an inference that only fills the caches again."""
+        if settle:
+            self._infer()
+        for _ in range(ROUND):
+            if not self.enough():
+                self._show(self._next())
+
+    def _show(self, feed: dict[str, Any]) -> None:
+        import numpy
+
+        outputs: list[Any] = []
+        run = self._session.run
+        wall, cpu = time_runs(lambda: outputs.extend(run(None, feed)), 1, self.case["threads"])
+        self._wall += wall
+        self._cpu += cpu
+        scores = numpy.reshape(outputs[0], (self._images, -1))
+        count = min(self._images, self._part["count"] - len(self.answers))
+        self.answers += scores.argmax(1)[:count].tolist()
+
+    def entry(self) -> dict[str, Any]:
+        """Return the model's entry of the block line, with the class of each image."""
+        return dict(super().entry(), answers=self.answers)
+
+
+def as_read(shown: Any, dtype: str) -> Any:
+    """Return uint8 images as a model reads them: floats between 0 and 1, or as they are.
+
+    Raises:
+        ModelError: it reads something else.
+    """
+    import numpy
+
+    if dtype == "uint8":
+        return shown
+    if not dtype.startswith("float"):
+        raise ModelError("model", "it reads " + dtype + ", and images are floats or uint8")
+    return (shown.astype("float32") / numpy.float32(255)).astype(dtype, copy=False)
 
 
 def entry(
@@ -1061,7 +1139,7 @@ def _prepare(cases: Sequence[dict[str, Any]], spec: dict[str, Any], tell: Any) -
     for case in cases:
         tell(start=case["key"])
         try:
-            ready.append(Timed(case, spec))
+            ready.append((Shown if spec["images"] else Timed)(case, spec))
         except Exception as error:
             _tell_error(tell, case, error)
     return ready
@@ -1130,6 +1208,10 @@ def read_request(folder: str) -> dict[str, Any]:
         request[key] = max(request[key], least)
     request["batch"] = max(request["batch"], 1)
     request["blocks_max"] = max(request["blocks_max"], request["blocks_min"])
+    request["images"] = _images(raw.get("images"))
+    if request["images"]:  # each block is shown its part, so there are as many as parts
+        count, each = request["images"]["count"], request["images"]["each"]
+        request["blocks_min"] = request["blocks_max"] = -(-count // each)
     models = raw.get("models")
     if not isinstance(models, list) or not models:
         raise ValueError("request.json: models is empty")
@@ -1152,6 +1234,23 @@ def _case(model: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
         "batch": max(int(model.get("batch", request["batch"])), 1),
         "threads": max(int(model.get("threads", request["threads"])), 1),
         "provider": str(model.get("provider", request["provider"])),
+    }
+
+
+def _images(images: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return which test images models are shown, None where they are timed on made-up input.
+
+    Their number is `count`, of which each block is shown `each`; the file has them one after the
+    other, as bytes of the shape (channels, height, width).
+    """
+    if images is None:
+        return None
+    return {
+        "digest": str(images["digest"]),
+        "path": str(images["path"]),
+        "shape": [max(int(v), 1) for v in images["shape"]],
+        "count": max(int(images["count"]), 1),
+        "each": max(int(images["each"]), 1),
     }
 
 
@@ -1180,6 +1279,7 @@ class Run:
             self.emit(_hello(clock))
             self.request = read_request(self.folder)
             self._check_models()
+            self._check_images()
             self._wait()
             stopped = self._all_blocks()
             after = conditions()
@@ -1331,10 +1431,7 @@ class Run:
         bytes_ = 0
         seen: dict[str, tuple[str, int]] = {}
         for case in self.request["cases"]:
-            path = os.path.expanduser(case["path"])
-            if not os.path.isabs(path):
-                path = os.path.normpath(os.path.join(self.folder, path))
-            case["path"] = path
+            case["path"] = path = self._resolve(case["path"])
             try:
                 if path not in seen:
                     seen[path] = _sha256(path), os.path.getsize(path)
@@ -1348,6 +1445,18 @@ class Run:
         self._any_left()
         free_kb = conditions(light=True).get("mem_available_kb", 0)
         self._together = 10 * bytes_ < 1024 * free_kb
+
+    def _check_images(self) -> None:
+        """Raise Stop where the file of test images is not what its name says."""
+        part = self.request["images"]
+        if part:
+            part["path"] = self._resolve(part["path"])
+            if _sha256(part["path"]) != part["digest"]:
+                raise Stop("runtime", "the file of test images has another content")
+
+    def _resolve(self, path: str) -> str:
+        """Return a path of the request as absolute; what is relative is relative to the folder."""
+        return os.path.normpath(os.path.join(self.folder, os.path.expanduser(path)))
 
     def _any_left(self) -> None:
         if not self._alive():
@@ -1414,8 +1523,17 @@ class Run:
         spec = {k: request[k] for k in ("seed", "warmup_runs", "warmup_s", "runs", "block_s")}
         spec["cases"] = [cases[key] for key in order]
         spec["together"], spec["load_s"] = together, load_s
+        spec["images"] = None if load_s else self._part(len(self.blocks))
         spec["samples"] = max(min(SAMPLES, LINE_SAMPLES // max(len(order), 1)), 1)
         return spec
+
+    def _part(self, block: int) -> dict[str, Any] | None:
+        """Return which test images a block shows, None where it shows none."""
+        whole = self.request.get("images")
+        if not whole:
+            return None
+        first = block * whole["each"]
+        return dict(whole, first=first, count=min(whole["each"], whole["count"] - first))
 
     # -- energy
 

@@ -117,6 +117,8 @@ class Measuring:
         for latency in self.fleet.measure_many(paths, asked, cancelled=context.cancelled):
             how = latency.configuration
             other = "" if how == standard.standard else str(how)
+            if asked.images:  # what is done between two inferences makes them other latencies
+                other = f"{asked.images.count} test images, {how}"
             measurements.add(self.store, sweep, latency, other)
             if not other or latency.ok or is_off(latency):
                 self._remember(latency, latency.device in at_work)

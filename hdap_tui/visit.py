@@ -15,6 +15,7 @@ from engine import results
 from engine.latency import Configuration, Latency
 from engine.results import Case
 from hdap_tui.context import OnStage
+from hdap_tui.images import Images
 from hdap_tui.schedule import FreeSlot, NeedSlot, Pause, Result, Step, Steps
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
@@ -59,8 +60,11 @@ class Bench:
     energy_s: float = 0.0
     configurations: tuple[Configuration, ...] = ()
     """How each model is run, interleaved; empty: as `batch`, `threads` and `provider` say."""
+    images: Images | None = None
+    """Test images that models are shown, each once, in place of made-up input; `blocks_min` and
+    `blocks_max` are how many blocks show them, and `block_s` is how long one is guessed to take."""
     keep_models: bool = True
-    """Whether models that this run brought onto the device stay there."""
+    """Whether what this run brought onto the device stays there."""
 
     @classmethod
     def of(cls, section: Any, **changes: Any) -> Bench:
@@ -76,9 +80,15 @@ class Bench:
 
     def cases(self, digests: Iterable[str]) -> tuple[Case, ...]:
         """Return every model in every configuration, each once."""
-        how = self.configurations or (self.standard,)
+        how, shown = self.configurations or (self.standard,), self.images
         cases = (
-            Case(model=digest, configuration=one, only=len(how) == 1)
+            Case(
+                model=digest,
+                configuration=one,
+                only=len(how) == 1,
+                images=shown.count if shown else 0,
+                classes=shown.classes if shown else 0,
+            )
             for digest in digests
             for one in how
         )
@@ -104,11 +114,20 @@ class Bench:
             known: whether that is known; if not, the first fetch comes after the first block.
         """
         asked = asdict(self)
-        for name in ("keep_models", "configurations", "batch", "threads", "provider"):
+        for name in ("keep_models", "configurations", "batch", "threads", "provider", "images"):
             del asked[name]
         names = {payload.digest: payload.name for payload in payloads}
         cases = self.cases(names)
         whole = min(self.time_limit_s, self.blocks_max * self.block_limit(len(cases)))
+        if self.images:  # how long they take is a guess
+            whole = asked["block_timeout_s"] = self.time_limit_s
+            asked["images"] = {
+                "digest": self.images.payload.digest,
+                "path": f"../../{self.images.payload.name}",
+                "shape": self.images.shape,
+                "count": self.images.count,
+                "each": self.images.each,
+            }
         return {
             **asked,
             "version": 1,
@@ -124,7 +143,8 @@ class Bench:
             "lease_s": self.lease_s + self.waiting_s + whole,
             "expected_block_s": round(block_s, 2),
             "look_after": 0 if known else 1,
-            "gap_s": _GAP_S,
+            # How long images take is a guess, and a block that is over sooner waits for the fetch.
+            "gap_s": max(_GAP_S, block_s) if self.images else _GAP_S,
         }
 
 
@@ -156,7 +176,8 @@ class Pace:
 
     def _each(self, device: str, bench: Bench) -> float:
         most = bench.warmup_s + bench.block_s + _LOAD_S
-        return self._learned.get((device, bench), min(_MODEL_S, most))
+        guess = min(_MODEL_S, most) + (bench.block_s if bench.images else 0.0)
+        return self._learned.get((device, bench), guess)
 
 
 class Visit:
@@ -228,8 +249,10 @@ class Visit:
         return (yield from self._collect(job, request))
 
     def _upload(self, connection: Connection) -> tuple[Payload, ...]:
-        """Bring runner and models; return the models that were not there before."""
+        """Bring runner, models and images; return those that were not there before."""
         files = [self._runner, *self._payloads]
+        if self._bench.images:
+            files.append(self._bench.images.payload)
         self._stage("upload")
         shown = -1
 
@@ -397,7 +420,7 @@ class Visit:
             job.clean(connection)
 
     def _tidy_up(self) -> None:
-        """Remove the job's folder, and the models that were only wanted for it."""
+        """Remove the job's folder, and the files that were only wanted for it."""
         self._end_job()
         if self._brought and not self._bench.keep_models:
             with contextlib.suppress(DeviceError, Cancelled):

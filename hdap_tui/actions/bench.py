@@ -60,7 +60,7 @@ def bench(
         energy_s=energy,
     )
     known = library.ensure(context.settings, context.store)
-    wanted = [_model(context, known, word) for word in models]
+    wanted = [model_named(context, known, word) for word in models]
     if compare and len({row.digest for row in wanted}) < 2:
         raise SettingsError(
             "--compare: name two models or more; the first is the one to compare with."
@@ -233,7 +233,12 @@ def _provider(word: str) -> str:
     raise SettingsError(f'--provider: "{word}" is none of ONNX Runtime; {hint}')
 
 
-def _model(context: Context, known: dict[str, ModelRow], word: str) -> ModelRow:
+def model_named(context: Context, known: Mapping[str, ModelRow], word: str) -> ModelRow:
+    """Return a model by its name in the settings or the store, its digest, or its file's path.
+
+    Raises:
+        SettingsError: there is none.
+    """
     if word in known:
         return known[word]
     if word.endswith(".onnx") or "/" in word:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-_SUFFIX = {"models": ".onnx", "runner": ".py"}
+_SUFFIX = {"models": ".onnx", "runner": ".py", "images": ".u8"}
 _FOLDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _CACHED = 4096
 
@@ -36,8 +36,8 @@ class Payload:
     def of(cls, path: Path, folder: str = "models") -> Payload:
         """Read a file's size and hash; a file that did not change is not read again.
 
-        It is called models/<digest>.onnx, runner/<digest>.py, or, in any other folder, by its own
-        file name: wheels/<digest>/<file name>.
+        It is called models/<digest>.onnx, runner/<digest>.py, images/<digest>.u8, or, in any other
+        folder, by its own file name: wheels/<digest>/<file name>.
 
         Raises:
             OSError: it cannot be read.

@@ -48,7 +48,7 @@ shift 2
 mkdir -p {ROOT}/models {ROOT}/runner {ROOT}/jobs {ROOT}/parts {ROOT}/verified || exit 1
 cd {ROOT} || exit 1
 [ -w parts ] || {{ echo "$PWD/parts cannot be written" >&2; exit 1; }}
-find parts verified -type f -mtime +30 -exec rm -f {{}} \\; 2>/dev/null
+find parts verified images -type f -mtime +30 -exec rm -f {{}} \\; 2>/dev/null
 there() {{
   [ -f "$1" ] || return 1
   now=$(stamp "$1") && was= && {{ read -r was <"verified/$3"; }} 2>/dev/null
