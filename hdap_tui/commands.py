@@ -247,6 +247,34 @@ COMMANDS: tuple[Command, ...] = (
         long=True,
     ),
     Command(
+        "try",
+        "Show test images to a model on the devices: accuracy, latency and energy there.",
+        "e",
+        _action("trying:try_model"),
+        (
+            Parameter(
+                "model",
+                "Name or digest of the model, or an ONNX file.",
+                positional=True,
+                required=True,
+            ),
+            Parameter(
+                "images",
+                "digits, CIFAR-10, a folder of pictures or an .npz; what compression.data names"
+                " where left out. Its test images alone are shown.",
+            ),
+            SELECT,
+            Parameter("limit", "Images at most; 2000 where left out.", kind="integer"),
+            Parameter(
+                "time-limit",
+                "Seconds that a device may take; 1800 where left out.",
+                kind="number",
+            ),
+        ),
+        subject="model",
+        long=True,
+    ),
+    Command(
         "sweep",
         "Measure all probe models and the deployed one on every device, then cluster the fleet.",
         "s",
@@ -311,10 +339,13 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "compress",
-        "Start a job that searches a smaller network for the fleet as it is now.",
+        "Start a job that makes a smaller network for the fleet as it is now.",
         "r",
         _action("compress:compress"),
         (
+            Parameter(
+                "recipe", "Steps of the settings' [recipes]; a search for the fleet where left out."
+            ),
             Parameter("data", "digits, CIFAR-10, a folder of pictures or an .npz."),
             Parameter("weights", "Weights to start from (safetensors or .pth).", kind="path"),
             Parameter(
@@ -346,6 +377,47 @@ COMMANDS: tuple[Command, ...] = (
             ),
             _DETACH,
         ),
+        long=True,
+    ),
+    Command(
+        "quantize",
+        "Start a job that makes an int8 version of a model for the clusters that run it faster.",
+        "8",
+        _action("quantize:quantize"),
+        (
+            Parameter(
+                "model",
+                "Name or digest of the model; the one in use where left out.",
+                positional=True,
+            ),
+            Parameter("data", "digits, CIFAR-10, a folder of pictures or an .npz."),
+            Parameter(
+                "method",
+                "static: ranges from images, for convolutions; dynamic: as it runs, for MatMul.",
+                kind="choice",
+                choices=("static", "dynamic"),
+                default="static",
+            ),
+            Parameter(
+                "maximum-drop",
+                "Points of accuracy that may be lost; layers that cost more stay in float.",
+                kind="number",
+            ),
+            Parameter(
+                "calibration",
+                "How the ranges follow from the images.",
+                kind="choice",
+                choices=("minmax", "entropy", "percentile"),
+            ),
+            Parameter("always", "Take it for all clusters, faster or not.", kind="flag"),
+            Parameter(
+                "explain",
+                "Say why each cluster gets what it gets, from what was measured last time.",
+                kind="flag",
+            ),
+            _DETACH,
+        ),
+        subject="model",
         long=True,
     ),
     Command("jobs list", "Show the jobs.", "4", _action("jobs:list_jobs"), view="jobs"),
@@ -381,6 +453,15 @@ COMMANDS: tuple[Command, ...] = (
         "Go on with a job that was stopped, killed or failed, from its last checkpoint.",
         "u",
         _action("jobs:resume"),
+        (_JOB, _DETACH),
+        subject="job",
+        long=True,
+    ),
+    Command(
+        "jobs repeat",
+        "Do a job once more from what was measured then; it ends in the same model.",
+        "J",
+        _action("jobs:repeat"),
         (_JOB, _DETACH),
         subject="job",
         long=True,

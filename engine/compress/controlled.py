@@ -27,6 +27,10 @@ from engine.compress.quantizer import Quantizer
 _RANKED = 256  # images that are enough to put layers in order
 
 
+class Unreachable(ValueError):
+    """Every mixture of int8 and float loses more accuracy than allowed."""
+
+
 @dataclass(frozen=True)
 class Controlled:
     """A network in int8 but for some layers."""
@@ -77,8 +81,8 @@ def quantize_within(
         progress: told in a sentence what was found.
 
     Raises:
-        ValueError: as with `quantize_static`; the drop is none; or it is exceeded by every mixture
-            that leaves at least one layer in int8.
+        Unreachable: the drop is exceeded by every mixture that leaves at least one layer in int8.
+        ValueError: as with `quantize_static`; or the drop is none.
     """
     if not maximum_drop >= 0:  # refuses NaN as well
         raise ValueError(f"the accuracy that may be lost is 0 points or more, not {maximum_drop}")
@@ -99,7 +103,7 @@ def quantize_within(
             progress("most sensitive: " + ", ".join(name for name, _ in errors[:3]))
             count = _fewest(holds, len(errors))
             if count == len(errors):
-                raise ValueError(_unreachable(search, before, maximum_drop))
+                raise Unreachable(_unreachable(search, before, maximum_drop))
     floating = tuple(name for name, _ in errors[:count])
     written = quantizer.write(target, floating)
     return Controlled(

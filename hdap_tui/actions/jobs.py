@@ -1,4 +1,4 @@
-"""Jobs: list, show, follow, cancel, resume."""
+"""Jobs: list, show, follow, cancel, resume, repeat."""
 
 from __future__ import annotations
 
@@ -84,6 +84,14 @@ def resume(context: Context, job: str | None = None, detach: bool = False) -> Ou
     return started(context, folder, detach)
 
 
+def repeat(context: Context, job: str | None = None, detach: bool = False) -> Outcome:
+    """Do a job once more as it was asked for, with what was measured then."""
+    before = control.find(jobs_dir(context), job)
+    request = {k: v for k, v in before.request.items() if k not in ("kind", "created_at")}
+    kind = str(before.request["kind"])
+    return started(context, control.start(jobs_dir(context), kind, request, before), detach)
+
+
 def started(context: Context, folder: JobFolder, detach: bool) -> Outcome:
     """Follow a job that has just been started, unless it is to be left alone."""
     if detach:
@@ -126,9 +134,11 @@ def _made(model: Mapping[str, Any]) -> str:
     metrics = model["metrics"]
     before, after = metrics["test_accuracy_before"], metrics["test_accuracy"]
     aim = "" if metrics.get("target_reached", True) else f"; {metrics['stopped']}"
+    speedup = metrics["measured_speedup"]
+    measured = "not measured" if speedup is None else f"{speedup:.2f}x measured"
     return (
-        f"{model['model']} ({metrics['precision']}): {metrics['measured_speedup']:.2f}x measured on"
-        f" the representatives, {before:.2%} -> {after:.2%} of the test images right{aim}"
+        f"{model['model']} ({metrics['precision']}): {measured} on the representatives, "
+        f"{before:.2%} -> {after:.2%} of the test images right{aim}"
     )
 
 

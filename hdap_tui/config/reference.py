@@ -81,7 +81,10 @@ def _sections(kind: type[Struct], prefix: str) -> Iterator[tuple[str, type[Struc
         path = prefix + field.name
         origin = get_origin(field.type)
         heading = f"[[{path}]]" if origin is tuple else f"[{path}]"
-        yield f"[{path}.NAME]" if origin is dict else heading, held
+        if origin is dict:
+            path += ".NAME"
+            heading = f"[{path}]"
+        yield heading, held
         yield from _sections(held, f"{path}.")
 
 

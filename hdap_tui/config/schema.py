@@ -288,8 +288,9 @@ class Compression(Section, frozen=True):
 
     network: Text = "resnet20"
     """The network: one that comes along (resnet20, resnet32, resnet44, resnet56, resnet8,
-    resnet8-40, vgg16, mobilenetv1-cifar, convnext-tiny-cifar, convnext-small-cifar for images of
-    32x32; mobilenetv1, convnext-tiny, convnext-small, resnet50 for 224x224), "timm:NAME",
+    resnet8-40, vgg16, mobilenetv1-cifar, convnext-pico-cifar, convnext-pico-timm-cifar,
+    convnext-tiny-cifar, convnext-small-cifar for images of 32x32; mobilenetv1, convnext-tiny,
+    convnext-small, convnext-tiny-timm, convnext-small-timm, resnet50 for 224x224), "timm:NAME",
     "package.module:function" for your own (beside this file or on Python's path), or an .onnx
     file, relative to this file."""
     weights: str = ""
@@ -374,6 +375,61 @@ class Compression(Section, frozen=True):
         )
 
 
+class RecipeStep(Section, frozen=True):
+    """One step of a recipe; a method takes only the keys that say so."""
+
+    method: Literal[
+        "search", "uniform", "dhspg", "hesso", "unstructured", "finetune", "dynamic", "static",
+        "precision",
+    ]  # fmt: skip
+    """What is done: "search" prunes channels for the fleet, as [compression] says; "uniform" prunes
+    every layer alike; "dhspg" and "hesso" train to structured sparsity; "unstructured" zeroes
+    single weights, which makes nothing faster; "finetune" trains; "dynamic" and "static" quantize
+    to int8; "precision" learns a precision for each layer. Nothing comes after a quantization."""
+    kept: Share | None = None
+    """uniform, dhspg, hesso: share of the channels that stay; unstructured: of the weights."""
+    multiple: Count | None = None
+    """uniform, dhspg, hesso: kept channels are rounded up to a multiple of it; left out: 1."""
+    measure: Literal["l1", "l2", "random"] | None = None
+    """uniform, unstructured: what tells which go; left out: "l1", those of the smallest sum of
+    absolute weights. "l2" is for uniform alone, "random" for unstructured alone."""
+    scope: Literal["layer", "global"] | None = None
+    """unstructured: whether every layer loses the same share (what holds where it is left out), or
+    all layers together do."""
+    epochs: Count | None = None
+    """finetune, dhspg, hesso: passes over the training images; left out: as in
+    [compression.finetune], whose other keys hold here too."""
+    lr: Positive | None = None
+    """finetune, dhspg, hesso: learning rate at the start; left out: as for fine-tuning."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """finetune, dhspg, hesso: what takes the steps; left out: "sgd"."""
+    maximum_drop: NotNegative | None = None
+    """static: points of accuracy that quantization may lose; layers that cost more stay in float.
+    Left out: all layers are quantized. precision: what lies beyond it counts as failed; left out:
+    1."""
+    calibration: Literal["minmax", "entropy", "percentile"] | None = None
+    """static, precision: how the ranges follow from the calibration images; left out: "minmax"."""
+    operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] | None = None
+    """dynamic: whose weights are quantized; left out: MatMul and Gemm. Convolutions get slower."""
+    precisions: tuple[Literal["fp32", "int8", "int4"], ...] | None = None
+    """precision: what a layer may have; left out: fp32 and int8. int4 saves bytes, and no time."""
+    rounds: Count | None = None
+    """precision: rounds of proposals; left out: 12."""
+    take: Literal["faster", "always"] | None = None
+    """dynamic, static, precision: whether the quantized network is taken by those clusters only
+    whose devices measured it as faster (what holds where it is left out), or by all."""
+
+
+class Recipe(Section, frozen=True):
+    """A compression step by step, for `hdap compress --recipe NAME`; network, weights, data and
+    seed are those of [compression]."""
+
+    maximum_bytes: Whole = 0
+    """Size of the ONNX file that must be met; 0: any."""
+    steps: tuple[RecipeStep, ...] = ()
+    """What is done, in this order."""
+
+
 class Deploy(Section, frozen=True):
     """How a new model goes out and is proven."""
 
@@ -441,5 +497,6 @@ class File(Section, frozen=True):
     clusters: Clusters = Clusters()
     drift: Drift = Drift()
     compression: Compression = Compression()
+    recipes: dict[Name, Recipe] = {}
     deploy: Deploy = Deploy()
     lab: Lab = Lab()

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
-from hdap_tui.config import schema
+from hdap_tui.config import recipes, schema
 from hdap_tui.config.patterns import expand
 from hdap_tui.config.source import Source, did_you_mean
 from hdap_tui.errors import SettingsError
@@ -80,6 +80,7 @@ class Settings:
     clusters: schema.Clusters
     drift: schema.Drift
     compression: schema.Compression
+    recipes: dict[str, schema.Recipe]
     deploy: schema.Deploy
     lab: schema.Lab
 
@@ -192,6 +193,21 @@ class Settings:
         hint = did_you_mean(name, [model.name for model in self.models])
         raise SettingsError(f'no model is called "{name}"; {hint}')
 
+    def recipe(self, name: str) -> schema.Recipe:
+        """Return a recipe by its exact name.
+
+        Raises:
+            SettingsError: there is none of that name.
+        """
+        if name not in self.recipes:
+            hint = (
+                did_you_mean(name, self.recipes)
+                if self.recipes
+                else f"write one into {self.path} as [[recipes.{name}.steps]]."
+            )
+            raise SettingsError(f'no recipe is called "{name}"; {hint}')
+        return self.recipes[name]
+
     def missing(self) -> Iterator[str]:
         """Yield a sentence for every file or folder that the settings name and nobody finds."""
         keys = {device.identity for device in self.devices if not device.emulated}
@@ -216,6 +232,7 @@ def settle(file: schema.File, source: Source) -> Settings:
         SettingsError: two entries contradict each other, or a pattern is wrong.
     """
     _check_together(file, source)
+    recipes.check(file.recipes, source)
     settings = Settings(
         path=source.path,
         fleet=file.fleet,
@@ -228,6 +245,7 @@ def settle(file: schema.File, source: Source) -> Settings:
         clusters=file.clusters,
         drift=file.drift,
         compression=file.compression,
+        recipes=dict(file.recipes),
         deploy=file.deploy,
         lab=file.lab,
     )
@@ -258,6 +276,12 @@ def _check_together(file: schema.File, source: Source) -> None:
             ("benchmark", "canary", "blocks_max"),
             high < low,
             f"is {high}; it must be at least blocks_min ({low}).",
+        ),
+        (
+            ("drift", "k"),
+            drift.k != 1 and not drift.h,
+            f"is {drift.k:g}; the height h follows from false_alerts_per_week only where k is 1, "
+            "so give h as well.",
         ),
         (
             ("drift", "clear_percent"),

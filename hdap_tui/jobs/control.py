@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,9 +17,21 @@ from hdap_tui.errors import RefusedError, SettingsError
 from hdap_tui.jobs.folder import JobFolder
 
 
-def start(jobs: Path, kind: str, request: Mapping[str, Any]) -> JobFolder:
-    """Start a job in a process of its own and return its folder."""
+def start(
+    jobs: Path, kind: str, request: Mapping[str, Any], measured: JobFolder | None = None
+) -> JobFolder:
+    """Start a job in a process of its own and return its folder.
+
+    Args:
+        jobs: where jobs lie.
+        kind: what it does.
+        request: what is asked.
+        measured: a job whose recorded measurements are taken over, so that what was measured
+            there is not measured again.
+    """
     folder = JobFolder.create(jobs, kind, request)
+    for path in measured.measurements if measured else ():
+        shutil.copy(path, folder.work / path.name)
     _spawn(folder)
     return folder
 

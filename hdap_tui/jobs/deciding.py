@@ -1,166 +1,290 @@
-"""Float or int8: what the representatives measure decides, and the selection split's accuracy."""
+"""Float or quantized: what devices of every cluster measure decides for that cluster.
+
+On about half of real devices int8 is slower than float, so no preset can know.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from engine import data
 from engine.compress.export import Exported
-from engine.compress.quantize import isa, onnx_accuracy, quantize_static
+from engine.latency import Latency
 from engine.search.hdap import Cancelled, Cluster
 from engine.search.objective import FleetLatency
-from hdap_tui.facts import Facts, gather
-from hdap_tui.fanout import on_each
 from hdap_tui.jobs.folder import write_json
-from hdap_tui.jobs.parts import Job, Part, stages_of
-from hdap_tui.ssh.errors import DeviceError
+from hdap_tui.jobs.parts import Job, Part
+from hdap_tui.jobs.quantizing import Quantized
+from hdap_tui.names import cluster_letter
 
-_QUANTIZE_S, _DECIDE_S = 1.5, 6.0
-EXPECTED_S = _QUANTIZE_S + _DECIDE_S
-"""What all of it is expected to take."""
+EXPECTED_S = 6.0
+"""What measuring is expected to take, a cluster."""
+PROBED = 2
+"""Devices of a cluster that decide for it, where it has as many."""
+
+Version = Literal["float", "quantized"]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one device measured, side by side; milliseconds."""
+
+    cluster: int
+    device: str
+    original_ms: float
+    float_ms: float
+    quantized_ms: float | None
+    """None where nothing was quantized."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A file, and which clusters get it."""
+
+    part: Part
+    file: Exported
+    figures: Mapping[str, Any]
+    """For the model's metrics."""
 
 
 class Decision:
-    """How one job chooses the precision of its networks."""
+    """How one network of a job goes out.
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    Args:
+        job: what it is done for.
+        part: whom the network is for.
+        original: the model whose place it takes.
+        made: the network in float.
+        quantized: the same in fewer bits; None: there is none.
+    """
 
-    def choose(
+    def __init__(
         self,
+        job: Job,
         part: Part,
         original: Exported,
-        pruned: Exported,
-        dataset: data.Dataset,
-        metrics: Any,
-    ) -> tuple[Exported, dict[str, Any]]:
-        """Choose between float and int8 by what the representatives measure."""
-        candidates = {"fp32": pruned}
-        if self.job.asked.quantize != "never":
-            step = part.step("quantize")
-            self.job.reporter.started(step, weight=_QUANTIZE_S)
-            candidates["int8"] = quantize_static(
-                pruned.path,
-                self.job.folder.work / part.file("int8.onnx"),
-                dataset.calibration_images,
-                isa(*self._instruction_set()),
+        made: Exported,
+        quantized: Quantized | None,
+    ) -> None:
+        self.job, self.part = job, part
+        self.original, self.made, self.quantized = original, made, quantized
+        self.clusters = [cluster for cluster in job.clusters if cluster.id in part.clusters]
+
+    def choose(self, always: bool, accuracies: Mapping[str, float]) -> list[Choice]:
+        """Measure, and choose for each cluster.
+
+        Args:
+            always: whether the quantized network is taken even where it is slower.
+            accuracies: on the selection split, by digest.
+
+        Raises:
+            Cancelled: somebody asked to stop.
+            ValueError: no device can be measured any more.
+        """
+        times = self._measure()
+        takes = self._takes(times, always)
+        self.job.reporter.noted(self.part.step("decide"), self._sentence(times, takes, accuracies))
+        files: dict[Exported, list[Cluster]] = {}
+        for cluster in self.clusters:
+            files.setdefault(self._file(takes[cluster.id], cluster), []).append(cluster)
+        return [
+            Choice(
+                replace(
+                    self.part,
+                    clusters=tuple(cluster.id for cluster in own),
+                    alone=self.part.alone or len(files) > 1,
+                ),
+                file,
+                {
+                    "measured_speedup": self._speedup(own, times, takes[own[0].id]),
+                    "measured_speedups": self._speedups(own, times),
+                    "selection_accuracy": accuracies[file.digest],
+                    **self._known(file, own, times, takes, always),
+                },
             )
-            self.job.reporter.finished(step, bytes=candidates["int8"].bytes)
-        accuracy = {
-            name: onnx_accuracy(found.path, dataset.selection_images, dataset.selection_labels)
-            for name, found in candidates.items()
-        }
-        clusters = [cluster for cluster in self.job.clusters if cluster.id in part.clusters]
-        medians = self._compare(part, clusters, {"original": original, **candidates})
-        before = float(metrics["accuracy_before"]["selection"])
-        speedups = {
-            name: self._speedup(clusters, medians, original.digest, found.digest)
-            for name, found in candidates.items()
-        }
-        good = {
-            name
-            for name in candidates
-            if 100 * (before - accuracy[name]) <= self.job.asked.maximum_drop + 1e-9
-        }
-        choice = _choose(self.job.asked.quantize, good, speedups, self._margin())
-        self.job.reporter.noted(
-            part.step("decide"),
-            "; ".join(
-                f"{name}: {speedups[name]:.2f}x measured on the representatives, "
-                f"{accuracy[name]:.2%} of the selection split right"
-                for name in candidates
-            )
-            + f"; {choice} is taken",
-        )
-        return candidates[choice], {
-            "precision": choice,
-            "measured_speedup": speedups[choice],
-            "measured_speedups": speedups,
-            "selection_accuracy": accuracy[choice],
-            "selection_accuracies": accuracy,
+            for file, own in files.items()
+        ]
+
+    def _takes(self, times: Sequence[Timed], always: bool) -> dict[int, Version]:
+        """Return for each cluster what it gets; one that nobody measured does as most do."""
+        if self.quantized is None:
+            return {cluster.id: "float" for cluster in self.clusters}
+        margin = 1 + self.job.settings.deploy.margin_percent / 100
+        gains = {c.id: gain(times, c.id) for c in self.clusters}
+        usual = float(np.median([value for value in gains.values() if value is not None]))
+        return {
+            number: "quantized" if always or (value or usual) > margin else "float"
+            for number, value in gains.items()
         }
 
-    def _margin(self) -> float:
-        return 1 + self.job.settings.deploy.margin_percent / 100
+    def _known(
+        self,
+        file: Exported,
+        clusters: Sequence[Cluster],
+        times: Sequence[Timed],
+        takes: Mapping[int, Version],
+        always: bool,
+    ) -> dict[str, Any]:
+        """Return what is known of a file's precision, and why these clusters get it."""
+        if self.quantized is None:
+            return {"precision": "fp32"}
+        why = [_explained(times, cluster, takes[cluster.id], always) for cluster in clusters]
+        if file == self.made:
+            return {"precision": "fp32", "decision": why}
+        own = self.quantized.figures[file.digest]
+        return {"precision": self.quantized.precision, **own, "decision": why}
 
-    def _instruction_set(self) -> tuple[str, Sequence[str]]:
-        """Ask a representative for its machine and flags; the answer is kept for a resumed job."""
-        path = self.job.folder.work / "facts.json"
-        if path.exists():
-            facts = json.loads(path.read_text())
-            return str(facts["machine"]), list(facts["isa"])
-        for cluster in self.job.clusters:
-            for device in cluster.devices:
-                facts = self._facts(device)
-                if facts is None:
-                    continue
-                write_json(path, {"machine": facts.get("machine"), "isa": facts.get("isa", [])})
-                return self._instruction_set()
-        raise ValueError("no device can be asked for its instruction set; resume the job later")
+    def _file(self, version: Version, cluster: Cluster) -> Exported:
+        if version == "quantized" and self.quantized is not None:
+            return self.quantized.files[cluster.id]
+        return self.made
 
-    def _facts(self, device: str) -> Facts | None:
-        """Ask a device what it is; None where it does not answer."""
-        pool, target = self.job.fleet.pool, self.job.fleet.members[device]
-        with stages_of(self.job.settings) as stages:
-            [(_, answer)] = on_each(pool, [target], gather, on_stage=stages.say, doing="facts")
-        return None if isinstance(answer, DeviceError) else answer
-
-    def _compare(
-        self, part: Part, clusters: Sequence[Cluster], candidates: dict[str, Exported]
-    ) -> dict[tuple[int, str], float]:
-        """Time the candidates side by side on every cluster; return medians by cluster and digest.
+    def _measure(self) -> list[Timed]:
+        """Time all versions side by side on devices of every cluster.
 
         What was measured is kept, so that a resumed job decides the same.
         """
-        path, step = self.job.folder.work / part.file("decision.json"), part.step("decide")
-        wanted = sorted(found.digest for found in candidates.values())
+        job, step = self.job, self.part.step("decide")
+        path = job.folder.work / self.part.file("decision.json")
+        more = self.quantized.files.values() if self.quantized else ()
+        versions = {file.digest for file in (self.original, self.made, *more)}
         if path.exists():
             kept = json.loads(path.read_text())
-            if kept["models"] == wanted:
-                return {(row[0], row[1]): row[2] for row in kept["medians"]}
-        self.job.reporter.started(step, total=len(candidates) * len(clusters), weight=_DECIDE_S)
-        medians: dict[tuple[int, str], float] = {}
-        for cluster in clusters:
-            for device in cluster.devices:
-                pairs = [(found.path, device) for found in candidates.values()]
-                found = list(self.job.measure(pairs, self.job.cancelled))
-                if self.job.cancelled():
-                    raise Cancelled
-                if found and all(one.ok for one in found):
-                    medians |= {(cluster.id, one.model): one.median_ms for one in found}
-                    break
-            self.job.reporter.advanced(step, len(medians))
-        if not medians:
+            if kept["models"] == sorted(versions):
+                return [Timed(**one) for one in kept["times"]]
+        weight = EXPECTED_S * len(self.clusters)
+        job.reporter.started(step, total=len(self.clusters), weight=weight)
+        times: list[Timed] = []
+        for number, cluster in enumerate(self.clusters, 1):
+            times += self._timed(cluster)
+            job.reporter.advanced(step, number)
+        if not times:
             raise ValueError("no device can be measured any more; resume the job later")
-        rows = [[cluster, digest, ms] for (cluster, digest), ms in medians.items()]
-        write_json(path, {"models": wanted, "medians": rows})
-        self.job.reporter.finished(step)
-        return medians
+        write_json(path, {"models": sorted(versions), "times": [asdict(one) for one in times]})
+        job.reporter.finished(step)
+        return times
+
+    def _timed(self, cluster: Cluster) -> list[Timed]:
+        """Time the versions on some devices of a cluster; those that cannot be asked are passed."""
+        paths = [self.original.path, self.made.path]
+        if self.quantized is not None:
+            paths.append(self.quantized.files[cluster.id].path)
+        found: list[Timed] = []
+        for device in cluster.devices:
+            answers = list(self.job.measure([(p, device) for p in paths], self.job.cancelled))
+            if self.job.cancelled():
+                raise Cancelled
+            if answers and all(one.ok for one in answers):
+                found.append(self._read(cluster, device, answers))
+            if len(found) == PROBED:
+                break
+        return found
+
+    def _read(self, cluster: Cluster, device: str, answers: Sequence[Latency]) -> Timed:
+        by_digest = {one.model: one.median_ms for one in answers}
+        third = self.quantized.files[cluster.id].digest if self.quantized else None
+        return Timed(
+            cluster=cluster.id,
+            device=device,
+            original_ms=by_digest[self.original.digest],
+            float_ms=by_digest[self.made.digest],
+            quantized_ms=None if third is None else by_digest[third],
+        )
 
     def _speedup(
-        self,
-        clusters: Sequence[Cluster],
-        medians: dict[tuple[int, str], float],
-        old: str,
-        new: str,
-    ) -> float:
-        """Latency of these clusters' devices, as the objective has it: the old by the new."""
-        usable = [c for c in clusters if (c.id, old) in medians and (c.id, new) in medians]
+        self, clusters: Sequence[Cluster], times: Sequence[Timed], version: Version
+    ) -> float | None:
+        """Latency of these clusters' devices, as the objective has it: the original's by the new.
+
+        None where none of them could be measured.
+        """
+        usable = [c for c in clusters if any(one.cluster == c.id for one in times)]
+        if not usable:
+            return None
         value = FleetLatency.of(usable, self.job.asked.objective, self.job.asked.weighting)
         before, after = (
-            float(value(np.array([[medians[c.id, digest]] for c in usable]))[0])
-            for digest in (old, new)
+            float(value(np.array([[_middle(times, c.id, name)] for c in usable]))[0])
+            for name in ("original", version)
         )
         return before / after
 
+    def _speedups(
+        self, clusters: Sequence[Cluster], times: Sequence[Timed]
+    ) -> dict[str, float | None]:
+        names: dict[str, Version] = {"fp32": "float"}
+        if self.quantized is not None:
+            names[self.quantized.precision] = "quantized"
+        return {name: self._speedup(clusters, times, of) for name, of in names.items()}
 
-def _choose(wish: str, good: set[str], speedups: dict[str, float], margin: float) -> str:
-    if wish == "always":
-        return "int8"
-    if "int8" in good and speedups["int8"] > margin * speedups["fp32"]:
-        return "int8"
-    return "fp32"
+    def _sentence(
+        self,
+        times: Sequence[Timed],
+        takes: Mapping[int, Version],
+        accuracies: Mapping[str, float],
+    ) -> str:
+        parts = []
+        for name, value in self._speedups(self.clusters, times).items():
+            more = self.quantized.files.values() if self.quantized and name != "fp32" else ()
+            worst = min(accuracies[file.digest] for file in more or [self.made])
+            parts.append(
+                f"{name}: {value:.2f}x measured on the representatives, {worst:.2%} of the "
+                "selection split right"
+            )
+        if self.quantized is None:
+            return "; ".join(parts)
+        names = {"float": "fp32", "quantized": self.quantized.precision}
+        if len(set(takes.values())) == 1:
+            return "; ".join([*parts, f"{names[next(iter(takes.values()))]} is taken"])
+        each = (f"{names[takes[c.id]]} for cluster {cluster_letter(c.id)}" for c in self.clusters)
+        return "; ".join([*parts, f"taken are {', '.join(each)}"])
+
+
+def gain(times: Sequence[Timed], cluster: int) -> float | None:
+    """Return the speed-up of quantized over float on a cluster: the geometric mean over devices.
+
+    None where no device of it was measured.
+    """
+    logs = [
+        np.log(one.float_ms / one.quantized_ms)
+        for one in times
+        if one.cluster == cluster and one.quantized_ms is not None
+    ]
+    return float(np.exp(np.mean(logs))) if logs else None
+
+
+def _middle(times: Sequence[Timed], cluster: int, version: str) -> float:
+    """Return the geometric mean over the devices that were measured, in milliseconds."""
+    found = [getattr(one, f"{version}_ms") for one in times if one.cluster == cluster]
+    return float(np.exp(np.mean(np.log(found))))
+
+
+def _explained(
+    times: Sequence[Timed], cluster: Cluster, version: Version, always: bool
+) -> dict[str, Any]:
+    """Return why a cluster gets what it gets, for JSON."""
+    own = [one for one in times if one.cluster == cluster.id]
+    speedup = gain(times, cluster.id)
+    return {
+        "cluster": cluster_letter(cluster.id),
+        "devices": cluster.size,
+        "takes": version,
+        "speedup": speedup,
+        "reason": f"cluster {cluster_letter(cluster.id)}: {_reason(own, speedup, version, always)}",
+        "measured": [
+            {"device": one.device, "float_ms": one.float_ms, "quantized_ms": one.quantized_ms}
+            for one in own
+        ],
+    }
+
+
+def _reason(own: Sequence[Timed], speedup: float | None, version: Version, always: bool) -> str:
+    takes = "it takes the quantized file" if version == "quantized" else "it stays with float"
+    if speedup is None:
+        return f"none of its devices could be measured: {takes}, as most clusters do"
+    who = " and ".join(one.device for one in own)
+    found = f"quantized runs {speedup:.2f} times as fast as float on {who}"
+    return f"{found}: {takes}, as was asked" if always else f"{found}: {takes}"

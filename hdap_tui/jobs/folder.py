@@ -30,6 +30,8 @@ from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.progress import Progress
 from hdap_tui.store.records import JobRow, JobState
 
+_MEASURED = ("measurements.jsonl", "facts.json", "decision*.json", "precision*.json*")
+
 
 class JobFolder:
     """Reads and writes one job's folder."""
@@ -63,6 +65,11 @@ class JobFolder:
     def work(self) -> Path:
         """Where the job keeps measurements and checkpoints."""
         return self.path / "work"
+
+    @property
+    def measurements(self) -> list[Path]:
+        """Files of what devices have told: all that is random in a job, but for its seed."""
+        return [path for name in _MEASURED for path in self.work.glob(name)]
 
     @property
     def request(self) -> dict[str, Any]:

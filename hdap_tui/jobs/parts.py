@@ -14,6 +14,7 @@ from engine.search.hdap import Cluster
 from hdap_tui.config import Settings
 from hdap_tui.config.schema import Compression
 from hdap_tui.jobs.folder import JobFolder
+from hdap_tui.jobs.steps import Steps
 from hdap_tui.names import cluster_letter
 from hdap_tui.stages import Stages
 from hdap_tui.store.database import open_store
@@ -30,6 +31,7 @@ class Job:
     asked: Compression
     request: Mapping[str, Any]
     """As it was written, with the clusters of the fleet as it was then."""
+    steps: Steps
     fleet: Fleet
     measure: Callable[..., Iterator[Latency]]
     clusters: Sequence[Cluster]
@@ -37,6 +39,14 @@ class Job:
     def cancelled(self) -> bool:
         """Whether somebody asked to stop."""
         return self.folder.cancelled
+
+    @property
+    def measurement_seconds(self) -> float:
+        """About how long it takes until all clusters have measured one design."""
+        bench = self.fleet.bench
+        one = bench.blocks_min * (0.1 + bench.warmup_s + bench.block_s)
+        cores = min(self.settings.cores(d.host_group) for d in self.settings.devices)
+        return one * max(1.0, len(self.clusters) / cores)
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,8 @@ class Part:
 
     @property
     def _suffix(self) -> str:
-        return f"cluster-{cluster_letter(self.clusters[0])}" if self.alone else ""
+        letters = "-".join(map(cluster_letter, self.clusters))
+        return f"cluster-{letters}" if self.alone else ""
 
     def step(self, kind: str) -> str:
         """Return the name of a step of this part."""

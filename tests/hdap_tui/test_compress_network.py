@@ -15,8 +15,9 @@ from engine.models.resnet8 import ResNet8
 from hdap_tui.actions.compress import _check_network
 from hdap_tui.config import load
 from hdap_tui.errors import SettingsError
-from hdap_tui.jobs.compress import _asked, _Compression
+from hdap_tui.jobs.compress import _Compression
 from hdap_tui.jobs.parts import Job
+from hdap_tui.jobs.steps import Steps
 
 NETWORK = """
 from engine.models.resnet8 import ResNet8
@@ -57,7 +58,10 @@ def job(folder: Path, **changes: Any) -> Any:
         "clusters": [],
     }
     unused: Any = None
-    return _Compression(Job(unused, unused, settings, _asked(request), request, unused, unused, ()))
+    steps = Steps.of(request, compression)
+    return _Compression(
+        Job(unused, unused, settings, compression, request, steps, unused, unused, ())
+    )
 
 
 def test_a_users_own_network_beside_the_settings_is_loaded_with_its_weights(folder: Path) -> None:

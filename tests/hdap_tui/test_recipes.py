@@ -1,0 +1,270 @@
+"""Recipes: what may stand in one, and jobs that carry one out on a real fleet."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from operating import Site, hdap
+
+from hdap_tui.config import load
+from hdap_tui.errors import ExitCode, SettingsError
+from hdap_tui.jobs import control as jobs
+from hdap_tui.lab.control import LabInfo
+from hdap_tui.lab.fleet_file import fleet_toml
+from hdap_tui.lab.profiles import Plan
+
+SETTINGS = """
+[benchmark]
+runs = 5
+warmup_runs = 2
+warmup_s = 0.01
+block_s = 0.02
+blocks_min = 2
+blocks_max = 2
+time_limit_s = 60
+[compression.finetune]
+epochs = 1
+lr = 0.05
+threads = 1
+
+[[recipes.halved.steps]]
+method = "uniform"
+kept = 0.5
+multiple = 4
+[[recipes.halved.steps]]
+method = "finetune"
+[[recipes.halved.steps]]
+method = "static"
+take = "always"
+
+[[recipes.sparse.steps]]
+method = "dhspg"
+kept = 0.6
+epochs = 2
+[[recipes.sparse.steps]]
+method = "unstructured"
+kept = 0.5
+scope = "global"
+[[recipes.sparse.steps]]
+method = "finetune"
+epochs = 1
+
+[[recipes.learnt.steps]]
+method = "precision"
+precisions = ["fp32", "int8", "int4"]
+rounds = 1
+take = "always"
+
+[recipes.small]
+maximum_bytes = 1000
+steps = [{method = "uniform", kept = 0.9}]
+"""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+# What may stand in a recipe
+
+
+def mistake(folder: Path, text: str) -> str:
+    path = folder / "fleet.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    return str(caught.value).removeprefix(f"{folder}/")
+
+
+def steps(*methods: str) -> str:
+    tables = (
+        f'[[recipes.r.steps]]\nmethod = "{method}"'
+        + ("\nkept = 0.5" if method in ("uniform", "dhspg", "hesso", "unstructured") else "")
+        for method in methods
+    )
+    return "\n".join(tables)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[recipes.r]\nmaximum_bytes = 1", "fleet.toml:1: recipes.r has no steps; write them"),
+        (steps("static", "finetune"), 'fleet.toml:4: recipes.r.steps.method is "finetune" after '
+         '"static": a quantized network can be neither pruned nor trained'),
+        (steps("unstructured", "uniform"), 'is "uniform" after "unstructured": training for it'),
+        (steps("uniform", "search"), 'is "search" after "uniform": it would be compared'),
+        (steps("finetune") + "\nkept = 0.5", 'fleet.toml:3: recipes.r.steps.kept is nothing '
+         'that the method "finetune" takes; it takes epochs, lr, optimizer.'),
+        ('[[recipes.r.steps]]\nmethod = "uniform"', 'is "uniform", which needs the key "kept".'),
+        (steps("uniform").replace("0.5", "1"), "kept is 1; it must lie between 0 and 1"),
+        (steps("uniform") + '\nmeasure = "random"', 'the method "uniform" takes "l1" or "l2".'),
+        (steps("dynamic") + "\noperators = []", "operators is empty; leave it out"),
+        (steps("statik"), 'method is "statik"; it must be one of'),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_nobody_could_carry_out_is_refused_with_its_place(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    assert sentence in mistake(tmp_path, text)
+
+
+def test_any_pruning_then_training_then_any_quantization_is_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    for last in ("dynamic", "static", "precision"):
+        for first in ("search", "uniform", "dhspg", "hesso"):
+            path.write_text(steps(first, "finetune", "unstructured", "finetune", last))
+            methods = [step.method for step in load(path).recipe("r").steps]
+            assert methods == [first, "finetune", "unstructured", "finetune", last]
+
+
+def test_a_recipe_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(steps("uniform"))
+    with pytest.raises(SettingsError, match='no recipe is called "rr"; did you mean "r"'):
+        load(path).recipe("rr")
+    path.write_text("")
+    with pytest.raises(SettingsError, match=r"write one into .*fleet.toml as \[\[recipes.r.steps"):
+        load(path).recipe("r")
+
+
+# Jobs
+
+
+@pytest.fixture(scope="module")
+def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    lab = make_lab(3, plan=Plan(step_at_s=None))
+    file = tmp_path_factory.mktemp("site") / "fleet.toml"
+    file.write_text(fleet_toml(lab, SETTINGS))
+    assert hdap(file, "sweep").status == ExitCode.DONE
+    return Site(lab, file)
+
+
+@pytest.fixture(scope="module")
+def halved(site: Site) -> dict[str, Any]:
+    ended = hdap(site.file, "compress", "--recipe", "halved")
+    assert ended.status == ExitCode.DONE, ended.said
+    return dict(ended.data["result"])
+
+
+def weights(path: str) -> dict[str, np.ndarray[Any, Any]]:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+
+
+def test_channels_weights_and_bits_go_in_one_job(site: Site, halved: dict[str, Any]) -> None:
+    metrics = halved["metrics"]
+    assert metrics["precision"] == "int8"
+    assert metrics["parameters_after"] < 0.3 * metrics["parameters_before"]
+    assert all(width % 4 == 0 for width in metrics["widths_after"])
+    assert any(values.dtype == np.int8 for values in weights(halved["path"]).values())
+    done = set(jobs.find(site.jobs, None).progress().steps)
+    assert {"step 1: uniform", "step 2: finetune", "export", "quantize", "decide"} <= done
+
+
+def test_the_recipe_is_kept_with_what_it_made(site: Site, halved: dict[str, Any]) -> None:
+    shown = hdap(site.file, "models", "show", halved["model"]).data
+    assert shown["metrics"]["recipe"] == {
+        "network": "resnet20",
+        "weights": "builtin:resnet20-digits",
+        "data": "digits",
+        "seed": 0,
+        "steps": [
+            {"method": "uniform", "kept": 0.5, "multiple": 4},
+            {"method": "finetune", "epochs": 1, "lr": 0.05},
+            {"method": "static", "take": "always"},
+        ],
+    }
+
+
+def test_done_once_more_it_ends_in_the_same_model_without_a_measurement(
+    site: Site, halved: dict[str, Any]
+) -> None:
+    before = jobs.find(site.jobs, None)
+    # Whoever measured now would find other figures, or no device.
+    ended = hdap(site.file, "jobs", "repeat", before.name)
+    assert ended.status == ExitCode.DONE, ended.said
+    again = ended.data["result"]
+    assert again["digest"] == halved["digest"]
+    assert again["metrics"]["decision"] == halved["metrics"]["decision"]
+    assert jobs.find(site.jobs, None).name != before.name
+
+
+def test_sparsity_by_training_and_single_weights_go_together(site: Site) -> None:
+    ended = hdap(site.file, "compress", "--recipe", "sparse")
+    assert ended.status == ExitCode.DONE, ended.said
+    metrics = ended.data["result"]["metrics"]
+    assert metrics["precision"] == "fp32"
+    assert "decision" not in metrics
+    assert metrics["nonzeros"] < 0.6 * metrics["parameters"]
+    said = "\n".join(jobs.find(site.jobs, None).progress().log)
+    assert "nothing gets faster" in said
+
+
+def test_a_precision_for_each_layer_is_learnt_from_what_devices_measure(site: Site) -> None:
+    ended = hdap(site.file, "compress", "--recipe", "learnt")
+    assert ended.status == ExitCode.DONE, ended.said
+    metrics = ended.data["result"]["metrics"]
+    assert metrics["precision"] == "mixed"
+    layers = metrics["layer_precisions"]
+    assert len(layers) == 22
+    assert set(layers.values()) <= {"fp32", "int8", "int4"}
+    kinds = {values.dtype for values in weights(ended.data["result"]["path"]).values()}
+    assert (np.dtype(np.int8) in kinds) == ("int8" in layers.values())
+    assert metrics["networks_measured"] >= 3
+    measured = jobs.find(site.jobs, None).work / "precision-int8-x86-vnni.jsonl"
+    if not measured.exists():
+        measured = measured.with_name("precision-int8-x86.jsonl")
+    count = len(measured.read_text().splitlines())
+    again = hdap(site.file, "jobs", "repeat")
+    assert again.data["result"]["digest"] == ended.data["result"]["digest"]
+    repeated = jobs.find(site.jobs, None).work / measured.name
+    assert len(repeated.read_text().splitlines()) == count, "nothing was measured again"
+
+
+def test_a_size_that_cannot_be_met_is_said_and_what_was_made_is_kept(site: Site) -> None:
+    ended = hdap(site.file, "compress", "--recipe", "small")
+    assert ended.status == ExitCode.FAILED
+    job = jobs.find(site.jobs, None)
+    error = (job.result or {})["error"]
+    assert "bytes, and the recipe's maximum_bytes is 1000: keep fewer channels" in error
+    assert Path(error.rsplit(" in ", 1)[1]).is_file()
+
+
+def test_a_finished_model_is_quantized_and_the_reason_told(site: Site) -> None:
+    ended = hdap(site.file, "quantize", "--explain")
+    assert ended.status == ExitCode.DONE, ended.said
+    [one] = ended.data["decision"]
+    assert one["cluster"] == "A"
+    assert len(one["measured"]) == 2, "two devices decide"
+    ratios = [row["float_ms"] / row["quantized_ms"] for row in one["measured"]]
+    assert one["speedup"] == pytest.approx(float(np.exp(np.mean(np.log(ratios)))))
+    assert one["takes"] == ("quantized" if one["speedup"] > 1.02 else "float")
+    assert f"{one['speedup']:.2f} times as fast as float" in one["reason"]
+    count = len(jobs.every(site.jobs))
+    again = hdap(site.file, "quantize", "--explain")
+    assert again.data["decision"] == [one]
+    assert len(jobs.every(site.jobs)) == count, "what is known is not measured again"
+
+
+def test_a_model_that_is_quantized_already_is_refused(site: Site, halved: dict[str, Any]) -> None:
+    ended = hdap(site.file, "quantize", halved["model"])
+    assert ended.status == ExitCode.FAILED
+    error = (jobs.find(site.jobs, None).result or {})["error"]
+    assert "already quantized: give the float network that it was made from" in error
+
+
+def test_images_of_other_classes_are_refused(site: Site, tmp_path: Path) -> None:
+    images = np.zeros((40, 3, 32, 32), np.uint8)
+    labels = np.arange(40) % 3
+    np.savez(tmp_path / "other.npz", train_images=images, train_labels=labels,
+             test_images=images, test_labels=labels)  # fmt: skip
+    ended = hdap(site.file, "quantize", "--data", str(tmp_path / "other.npz"))
+    assert ended.status == ExitCode.FAILED
+    error = (jobs.find(site.jobs, None).result or {})["error"]
+    assert "other has 3 classes" in error
+    ended = hdap(site.file, "quantize", "--data", str(tmp_path / "none"))
+    assert ended.status == ExitCode.USAGE
+    shutil.rmtree(tmp_path)
