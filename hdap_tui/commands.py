@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 Kind = Literal["text", "integer", "number", "flag", "path", "choice"]
 Subject = Literal["", "devices", "device", "alert", "job", "model", "deployment"]
 View = Literal[
-    "", "fleet", "map", "alerts", "jobs", "models", "deployments", "device", "job", "help"
-]
+    "", "fleet", "map", "alerts", "jobs", "models", "compare", "deployments", "device", "job",
+    "help",
+]  # fmt: skip
 
 
 class Runner(Protocol):
@@ -476,6 +477,32 @@ COMMANDS: tuple[Command, ...] = (
         subject="model",
     ),
     Command(
+        "models compare",
+        "Show models side by side: accuracy, size, latency, energy, and which no other beats.",
+        "V",
+        _action("profiles:compare"),
+        (
+            Parameter(
+                "models",
+                "Names or digests of models, or ONNX files; all but the probes where left out.",
+                positional=True,
+                multiple=True,
+            ),
+            Parameter(
+                "data",
+                "Images to find accuracies out that are not known: digits, CIFAR-10, a folder of"
+                " pictures or an .npz.",
+            ),
+            Parameter(
+                "device",
+                "Whose latencies to show; where left out, the device that measured most of them.",
+            ),
+            Parameter("markdown", "Print the table in Markdown.", kind="flag"),
+        ),
+        view="compare",
+        long=True,
+    ),
+    Command(
         "deploy",
         "Put a model on the devices, then prove on them that it is faster.",
         "p",
@@ -618,6 +645,21 @@ COMMANDS: tuple[Command, ...] = (
         _action("config:show"),
     ),
     Command("config check", "Check the settings file.", "G", _action("config:check")),
+    Command(
+        "backup",
+        "Put the database, known hosts, models and jobs into one file, while anything goes on.",
+        "y",
+        _action("backup:backup"),
+        (
+            Parameter(
+                "file",
+                "The .tar.gz to write, or a folder for it; this folder where left out.",
+                kind="path",
+                positional=True,
+            ),
+        ),
+        long=True,
+    ),
     Command(
         "doctor",
         "Check this machine, the settings, the database and the terminal.",

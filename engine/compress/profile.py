@@ -27,8 +27,9 @@ class Profile:
     """Numbers in the network's parameters, frozen ones included."""
     nonzeros: int
     """Of these, how many are not zero."""
-    macs: int
-    """Multiply-accumulates of convolutions and linear layers for one image."""
+    macs: int | None
+    """Multiply-accumulates of convolutions and linear layers for one image; None where a file does
+    not tell them."""
     bytes: int | None = None
     """Size of the ONNX file; None where there is none yet."""
     compressed_bytes: int | None = None
@@ -66,7 +67,7 @@ def profile(model: nn.Module, example: Tensor, path: str | Path | None = None) -
         ValueError: the file cannot be read.
     """
     parameters = list(model.parameters())
-    size, compressed = _file(Path(path)) if path is not None else (None, None)
+    size, compressed = file_sizes(Path(path)) if path is not None else (None, None)
     return Profile(
         parameters=sum(p.numel() for p in parameters),
         nonzeros=sum(int(p.detach().count_nonzero()) for p in parameters),
@@ -98,6 +99,20 @@ def layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     return tuple(found)
 
 
+def file_sizes(path: Path) -> tuple[int, int]:
+    """Return a file's size in bytes, and what is left of it after gzip.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    # A fixed time stamp: the same file has the same size every time.
+    return len(content), len(gzip.compress(content, compresslevel=6, mtime=0))
+
+
 @contextmanager
 def _recording(model: nn.Module, found: list[Layer]) -> Iterator[None]:
     from torch import nn
@@ -125,12 +140,3 @@ def _recording(model: nn.Module, found: list[Layer]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _file(path: Path) -> tuple[int, int]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    # A fixed time stamp: the same file has the same size every time.
-    return len(content), len(gzip.compress(content, compresslevel=6, mtime=0))

@@ -10,7 +10,8 @@ from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode
 
 _SECTIONS = (
-    "fleet", "ssh", "benchmark", "watch", "clusters", "drift", "compression", "deploy", "lab",
+    "fleet", "ssh", "benchmark", "watch", "clusters", "drift", "compression", "recipes", "deploy",
+    "lab",
 )  # fmt: skip
 
 

@@ -95,11 +95,11 @@ def _model(found: Findings) -> list[str]:
         return []
     result = found.job.result
     metrics = result["metrics"]
-    before, after = metrics["parameters_before"], metrics["parameters"]
+    before, after = metrics["parameters_before"], metrics["parameters_after"]
     lines = [
         f"The new model: {result['model']} ({metrics['precision']})",
         f"  parameters {before} -> {after}, MACs {metrics['macs_before']:.3g} -> "
-        f"{metrics['macs']:.3g}",
+        f"{metrics['macs_after']:.3g}",
         f"  test accuracy {metrics['test_accuracy_before']:.2%} -> {metrics['test_accuracy']:.2%}",
     ]
     if "predicted_speedup" in metrics:

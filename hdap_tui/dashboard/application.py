@@ -298,8 +298,9 @@ class HdapApp(App[None]):
                 self.pop_screen()
             self.push_screen(DeviceScreen(name))
             return
-        target = "jobs" if view == "job" else view
-        if getattr(self.screen, "view", "") != target:
+        target = {"job": "jobs", "compare": "models"}.get(view, view)
+        there = getattr(self.screen, "view", "") == target
+        if not there:
             # The fleet is always at the bottom, the other views lie on it one at a time.
             while len(self.screen_stack) > 1:
                 self.pop_screen()
@@ -310,6 +311,9 @@ class HdapApp(App[None]):
         if view == "job":
             job, screen = str(call.given.get("job", "")), self.get_screen(target)
             self.when_ready(lambda: screen.open_job(job))  # type: ignore[attr-defined]
+        if view == "compare":
+            models = self.get_screen(target)
+            self.when_ready(lambda: models.compare(toggle=there))  # type: ignore[attr-defined]
 
     async def action_back(self) -> None:
         """One step back: what the screen can undo, else the screen below, at last the fleet."""

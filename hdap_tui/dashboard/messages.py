@@ -14,6 +14,7 @@ from hdap_tui.store.records import AlertEvent, DeploymentDevice, FleetSnapshot, 
 if TYPE_CHECKING:
     from hdap_tui.dashboard.follow import JobView
     from hdap_tui.dashboard.tasks import Task, TaskState
+    from hdap_tui.profiles import Comparison
     from hdap_tui.store.facts import Moment
 
 
@@ -95,6 +96,13 @@ class DeploymentRead(Message):
 
     deployment: int
     devices: Sequence[DeploymentDevice]
+
+
+@dataclass
+class ComparisonRead(Message):
+    """What the models are worth and take was read."""
+
+    comparison: Comparison
 
 
 @dataclass

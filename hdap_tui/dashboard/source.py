@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hdap_tui.commands import Command
     from hdap_tui.config.settings import Device
     from hdap_tui.dashboard.jobwatch import JobWatch
+    from hdap_tui.profiles import Comparison
     from hdap_tui.store.database import Store
     from hdap_tui.store.facts import Moment
 
@@ -71,6 +72,9 @@ class Source(Protocol):
 
     def deployment(self, number: int) -> Sequence[DeploymentDevice]:
         """Read what was done on the devices of a deployment."""
+
+    def comparison(self) -> Comparison:
+        """Read all models but the probes with what was measured of them last."""
 
     def job_events(self, job: JobRow, offset: int) -> tuple[Sequence[AnyEvent], int]:
         """Read a job's events from an offset on; return them and the offset to go on from."""
@@ -182,6 +186,13 @@ class FleetSource:
         from hdap_tui.store.deployments import devices
 
         return devices(self._store, number)
+
+    def comparison(self) -> Comparison:
+        """Read models and latencies from the store."""
+        from hdap_tui.profiles import compare
+        from hdap_tui.store.models import rows
+
+        return compare(self._store, [row for row in rows(self._store) if row.kind != "probe"])
 
     def job_events(self, job: JobRow, offset: int) -> tuple[Sequence[AnyEvent], int]:
         """Read a job's events from its folder."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import msgspec
 from engine import data
 from engine.compress.export import Exported, export, known
 from engine.compress.finetune import labelled
-from engine.compress.profile import profile
+from engine.compress.onnx_profile import profile_file
 from engine.compress.quantize import onnx_accuracy
 from engine.events import Reporter
 from engine.latency import Latency
@@ -80,8 +80,6 @@ class _Floating:
 
     part: Part
     file: Exported
-    network: nn.Module | None
-    """None where it came as an ONNX file."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -133,7 +131,7 @@ class _Compression:
             "design": json.loads(made.design.to_json()),
             **({"stopped": made.stopped} if made.stopped else {}),
         }
-        return _Floating(made.part, file, made.network, metrics)
+        return _Floating(made.part, file, metrics)
 
     def _finish(
         self, made: _Floating, original: Exported, dataset: data.Dataset
@@ -167,7 +165,7 @@ class _Compression:
         accuracies = {
             split: self._accuracy(original, dataset, split) for split in ("selection", "test")
         }
-        return _Floating(Part(everyone, False), original, None, {"accuracy_before": accuracies})
+        return _Floating(Part(everyone, False), original, {"accuracy_before": accuracies})
 
     def _accuracy(self, file: Exported, dataset: data.Dataset, split: str) -> float:
         images = getattr(dataset, f"{split}_images")
@@ -179,18 +177,8 @@ class _Compression:
             "test_accuracy": self._accuracy(choice.file, dataset, "test"),
             "test_accuracy_before": made.metrics["accuracy_before"]["test"],
             "data": dataset.name,
+            "profile": asdict(profile_file(choice.file.path)),
         }
-        if made.network is not None:
-            import torch
-
-            example = torch.from_numpy(dataset.test_images[:2]).float() / 255
-            paper = profile(made.network, example, choice.file.path)
-            metrics |= {
-                "parameters": paper.parameters,
-                "macs": paper.macs,
-                "nonzeros": paper.nonzeros,
-                "compressed_bytes": paper.compressed_bytes,
-            }
         name = f"{self.request.get('name') or title(self.asked.network)}-{self.folder.name}"
         return register(self.job, choice, metrics, name)
 

@@ -103,7 +103,7 @@ def test_a_job_ends_in_an_artifact_with_its_lineage(site: Site, undisturbed: Job
     result = undisturbed.result or {}
     metrics = result["metrics"]
     assert Path(result["path"]).is_file()
-    assert metrics["parameters"] < metrics["parameters_before"]
+    assert metrics["parameters_after"] < metrics["parameters_before"]
     assert metrics["precision"] in {"fp32", "int8"}
     assert set(metrics["measured_speedups"]) == {"fp32", "int8"}
     assert metrics["emulated"] is True

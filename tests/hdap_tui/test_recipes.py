@@ -198,7 +198,7 @@ def test_sparsity_by_training_and_single_weights_go_together(site: Site) -> None
     metrics = ended.data["result"]["metrics"]
     assert metrics["precision"] == "fp32"
     assert "decision" not in metrics
-    assert metrics["nonzeros"] < 0.6 * metrics["parameters"]
+    assert metrics["profile"]["nonzeros"] < 0.6 * metrics["profile"]["parameters"]
     said = "\n".join(jobs.find(site.jobs, None).progress().log)
     assert "nothing gets faster" in said
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.text import Text
-from textual import on
+from textual import on, work
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
@@ -13,19 +14,27 @@ from textual.widgets import Static
 from hdap_tui.dashboard.facts import metric, model_facts
 from hdap_tui.dashboard.filters import Words
 from hdap_tui.dashboard.formats import Clock, age, count, proof, size
+from hdap_tui.dashboard.front import front_plot, left_out
 from hdap_tui.dashboard.grammar import Selection
+from hdap_tui.dashboard.messages import ComparisonRead
 from hdap_tui.dashboard.screens.base import NARROW, Hint, TableView, hint
+from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.profiles import Comparison
 from hdap_tui.store.records import DeploymentRow, FleetSnapshot, ModelRow
 from hdap_tui.text import clean
 
+TALL = 40
+"""Screens of fewer lines have no room for the plot beside everything else."""
+
 
 class ModelsScreen(TableView):
-    """Table of models, the details of one, and the deployments."""
+    """Table of models, the details of one, the deployments, and a plot of all models."""
 
     view = "models"
     hints = (
         hint("deploy", "deploy"),
+        hint("models compare", "plot"),
         hint("rollback", "roll back"),
         hint("bench", "bench"),
         Hint("enter", "all about it", "app.enter"),
@@ -33,15 +42,27 @@ class ModelsScreen(TableView):
         Hint("/", "filter", "screen.filter"),
     )
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._comparison = Comparison()
+        self._wanted: bool | None = None
+        """Whether the operator wants the plot; None: where there is room for it."""
+
     def body(self) -> Iterable[Widget]:
-        """Return models, details and deployments."""
+        """Return models, details, plot and deployments."""
         yield Container(*self.filtered(), id="upper")
         self._details = Static(id="details")
         self._deployments = self._deployment_table()
+        self._front = LineChart(self.palette, id="front-plot")
+        self._left_out = Static(id="left-out")
         title = Static(Text("deployments", style=self.palette["title"]), id="deployments-title")
         yield Container(
             VerticalScroll(self._details, id="model-details", can_focus=False),
-            Vertical(title, self._deployments, id="deployments-box"),
+            Vertical(
+                Vertical(self._front, self._left_out, id="front"),
+                Vertical(title, self._deployments, id="deployments-box"),
+                id="beside",
+            ),
             id="lower",
         )
 
@@ -69,6 +90,56 @@ class ModelsScreen(TableView):
         """Show models and deployments."""
         self.main.show(snapshot.models)
         self._deployments.show(snapshot.deployments)
+        self._read()
+
+    def on_resize(self) -> None:
+        """Show the plot where there is room for it."""
+        super().on_resize()
+        self._make_room()
+
+    def compare(self, toggle: bool) -> None:
+        """Show the plot; where it is shown already, and `toggle` is set, hide it."""
+        self._wanted = not (toggle and self.plotted)
+        self._make_room()
+
+    @property
+    def plotted(self) -> bool:
+        """Whether the plot is shown."""
+        return self._roomy if self._wanted is None else self._wanted
+
+    def step_back(self) -> bool:
+        """Clear the filter first, then hide a plot that covers the rest."""
+        if super().step_back():
+            return True
+        covered = self.plotted and not self._roomy
+        if covered:
+            self._wanted = False
+            self._make_room()
+        return covered
+
+    @property
+    def _roomy(self) -> bool:
+        return self.size.width >= NARROW and self.size.height >= TALL
+
+    def _make_room(self) -> None:
+        self.set_class(self.plotted, "-plotted")
+        self.set_class(not self._roomy, "-tight")
+
+    @work(thread=True, exclusive=True, group="comparison", exit_on_error=False)
+    def _read(self) -> None:
+        self.post_message(ComparisonRead(self.dash.source.comparison()))
+
+    @on(ComparisonRead)
+    def _show_read(self, message: ComparisonRead) -> None:
+        self._comparison = message.comparison
+        self._show_plot()
+
+    def _show_plot(self) -> None:
+        row: ModelRow | None = self.main.current
+        self._front.show(front_plot(self._comparison, row.digest if row else ""))
+        text = left_out(self._comparison)
+        self._left_out.display = bool(text)
+        self._left_out.update(Text(text, style=self.palette["muted"]))
 
     def selection(self) -> Selection:
         """Return the model, and the devices that are marked in the fleet."""
@@ -87,6 +158,7 @@ class ModelsScreen(TableView):
         if row is not None and snapshot is not None:
             text = model_facts(row, snapshot.models, self.palette, room)
         self._details.update(text)
+        self._show_plot()
 
 
 def model_columns(now: Clock) -> Sequence[Column[ModelRow]]:
@@ -133,11 +205,17 @@ def _kind(row: ModelRow) -> Cell:
 
 
 def _metric(row: ModelRow, name: str) -> Cell:
-    return Cell(metric(name, row.metrics[name])) if name in row.metrics else Cell("")
+    value = _known(row, name)
+    return Cell("" if value is None else metric(name, value))
+
+
+def _known(row: ModelRow, name: str) -> Any:
+    """Return a metric from when the model was made, else as its file was counted later."""
+    return row.metrics.get(name, row.metrics.get("profile", {}).get(name))
 
 
 def _value(row: ModelRow, name: str) -> float | None:
-    value = row.metrics.get(name)
+    value = _known(row, name)
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -1,4 +1,4 @@
-"""A line chart: a device's latencies, a search's convergence, accuracy by epoch."""
+"""A chart: a device's latencies, a search's convergence, models by accuracy and latency."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from rich.cells import cell_len
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -27,6 +28,17 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """One point that has a name."""
+
+    x: float
+    y: float
+    char: str
+    label: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
 class Plot:
     """Everything a chart shows."""
 
@@ -38,7 +50,10 @@ class Plot:
     """Where something failed: a cross at the foot."""
     levels: tuple[tuple[float, str], ...] = ()
     """Horizontal lines: how high, and what they are."""
+    dots: tuple[Dot, ...] = ()
+    """Points over the lines, the most important first: they keep their names longest."""
     x_text: TickText | None = None
+    y_text: TickText | None = None
     notes: tuple[str, ...] = ()
     """At the right end of the title: the first of them that has room there."""
     empty: str = "Nothing has been measured yet."
@@ -83,8 +98,8 @@ def draw(plot: Plot, columns: int, rows: int) -> Sheet:
         note = next((note for note in plot.notes if len(note) <= room), "")
         sheet.put(0, 0, fit(plot.title, max(0, columns - len(note) - 1)), "title")
         sheet.put(columns - len(note), 0, note, "muted")
-    xs = np.array([x for s in plot.series for x in s.xs], dtype=float)
-    ys = np.array([y for s in plot.series for y in s.ys], dtype=float)
+    xs = np.array([*(x for s in plot.series for x in s.xs), *(d.x for d in plot.dots)], dtype=float)
+    ys = np.array([*(y for s in plot.series for y in s.ys), *(d.y for d in plot.dots)], dtype=float)
     height = rows - top - 2
     if height < 2 or columns < 20:
         return sheet
@@ -96,10 +111,13 @@ def draw(plot: Plot, columns: int, rows: int) -> Sheet:
     frame = canvas.around(xs, ys, margin=0.08, least=plot.least)
     finite = xs[np.isfinite(xs)]
     x0, x1 = float(finite.min()), float(finite.max())
+    if plot.dots:
+        spare = 0.06 * (x1 - x0) or 0.5 * abs(x1)
+        x0, x1 = x0 - spare, x1 + spare
     if x1 - x0 < 1e-9:
         x0, x1 = x0 - 1, x1 + 1
     frame = canvas.Frame(x0, x1, frame.y0, frame.y1)
-    left = _y_axis(sheet, frame, top, height)
+    left = _y_axis(sheet, frame, top, height, plot.y_text)
     width = columns - left - 1
     _x_axis(sheet, frame, left, width, top + height, plot.x_text)
     for level, name in plot.levels:
@@ -117,7 +135,47 @@ def draw(plot: Plot, columns: int, rows: int) -> Sheet:
         column = left + _column(x, frame, width)
         sheet.down(column, top + 1, top + height, ":" if ASCII else "┊", "muted")
         sheet.put(column, top, letter, "mark")
+    _dots(sheet, plot.dots, frame, left, top, width, height)
     return sheet
+
+
+def _dots(
+    sheet: Sheet,
+    dots: Sequence[Dot],
+    frame: canvas.Frame,
+    left: int,
+    top: int,
+    width: int,
+    height: int,
+) -> None:
+    places = [
+        (left + _column(dot.x, frame, width), top + _row(dot.y, frame, height)) for dot in dots
+    ]
+    taken = set(places)
+    for dot, (x, y) in reversed([*zip(dots, places, strict=True)]):
+        sheet.put(x, y, dot.char, dot.style)
+    for dot, (x, y) in zip(dots, places, strict=True):
+        text = _single(dot.label)
+        text = fit(text, min(len(text), max(8, width // 3)))
+        # Beside the point, else a line above or below; where it hides least of the lines.
+        starts = [(x + 2, y), (x - 1 - len(text), y)]
+        starts += [(column, y + step) for step in (-1, 1) for column in (x + 1, x - len(text))]
+        free = [
+            (sum(char != " " for char in sheet.text(row)[start : start + len(text)]), order)
+            for order, (start, row) in enumerate(starts)
+            if left <= start <= left + width - len(text)
+            and top <= row < top + height
+            and not taken & {(column, row) for column in range(start - 1, start + len(text) + 1)}
+        ]
+        if free:
+            start, row = starts[min(free)[1]]
+            sheet.put(start, row, text, dot.style)
+            taken |= {(column, row) for column in range(start, start + len(text))}
+
+
+def _single(text: str) -> str:
+    """Return a name of which every character takes one cell."""
+    return "".join(char if cell_len(char) == 1 else "?" * (cell_len(char) > 1) for char in text)
 
 
 def _row(y: float, frame: canvas.Frame, height: int) -> int:
@@ -129,14 +187,14 @@ def _column(x: float, frame: canvas.Frame, width: int) -> int:
     return max(0, min(width - 1, int((x - frame.x0) / (frame.x1 - frame.x0) * width)))
 
 
-def _y_axis(sheet: Sheet, frame: canvas.Frame, top: int, height: int) -> int:
-    labels = canvas.labelled(frame.y0, frame.y1, max(3, height // 3))
-    wide = max((len(text) for _, text in labels), default=1)
+def _y_axis(sheet: Sheet, frame: canvas.Frame, top: int, height: int, text: TickText | None) -> int:
+    labels = canvas.labelled(frame.y0, frame.y1, max(3, height // 3), text)
+    wide = max((len(label) for _, label in labels), default=1)
     for y in range(top, top + height):
         sheet.put(wide + 1, y, "|" if ASCII else "│", "faint")
-    for value, text in labels:
+    for value, label in labels:
         y = top + _row(value, frame, height)
-        sheet.put(0, y, text.rjust(wide), "muted")
+        sheet.put(0, y, label.rjust(wide), "muted")
         sheet.put(wide + 1, y, "+" if ASCII else "┤", "faint")
     return wide + 2
 

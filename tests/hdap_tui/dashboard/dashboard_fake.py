@@ -20,7 +20,9 @@ from hdap_tui.commands import Command
 from hdap_tui.config import Device
 from hdap_tui.context import Outcome, Table
 from hdap_tui.errors import RefusedError, UserError
+from hdap_tui.profiles import Comparison, Profiled, marked
 from hdap_tui.store.facts import Moment
+from hdap_tui.store.latest import Timed
 from hdap_tui.store.records import (
     AlertEvent,
     AlertRow,
@@ -250,6 +252,24 @@ def points(row: DeviceRow, n: int = 90, seed: int = 5) -> tuple[Point, ...]:
     return tuple(found)
 
 
+def comparison(models: Sequence[ModelRow], ms: Mapping[str, float]) -> Comparison:
+    """Return models beside each other on a device that took so long for them, by name."""
+    rows = [
+        Profiled(
+            model=row,
+            timed=Timed(
+                at=at(20), median_ms=ms[row.name], low_ms=0.99 * ms[row.name],
+                high_ms=1.01 * ms[row.name], p90_ms=1.02 * ms[row.name], energy_mj=None,
+                emulated=True,
+            ) if row.name in ms else None,
+        )
+        for row in models
+        if row.kind != "probe"
+    ]  # fmt: skip
+    device = "edge-01" if ms else ""
+    return Comparison(device=device, emulated=True, devices=12, rows=marked(rows))
+
+
 def job_stream(upto: float = 0.46) -> list[str]:
     """Return the lines of a compression's event file, as far as it is."""
     lines: list[str] = []
@@ -310,6 +330,8 @@ class FakeSource:
         self.watching = False
         self.said = ""
         self.reads = 0
+        self.compared = 0
+        self.latencies: dict[str, float] = {MODEL: 4.21, SMALL: 1.86}
         self._lock = threading.Lock()
 
     def put(self, **changes: Any) -> FleetSnapshot:
@@ -350,6 +372,10 @@ class FakeSource:
             )
             for i, row in enumerate(self.fleet.devices[:12])
         )  # fmt: skip
+
+    def comparison(self) -> Comparison:
+        self.compared += 1
+        return comparison(self.fleet.models, self.latencies)
 
     def alert_events(self, alert: int) -> Sequence[AlertEvent]:
         row = next(a for a in self.fleet.alerts if a.id == alert)

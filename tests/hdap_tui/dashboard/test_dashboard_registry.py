@@ -39,7 +39,7 @@ HOMES_BY_KEY = {
 }
 HOMES = set(HOMES_BY_KEY.values())
 VIEWS = {"fleet": "fleet", "map": "map", "alerts": "alerts", "jobs": "jobs", "models": "models",
-         "deployments": "deployments",
+         "compare": "models", "deployments": "deployments",
          "device": "device", "job": "jobs"}  # fmt: skip
 
 
