@@ -60,18 +60,18 @@ def quantize(
 
 
 def _decision(rows: Iterable[ModelRow], model: ModelRow) -> list[Mapping[str, Any]]:
-    """Return the newest decision on a model, cluster by cluster: its own, or on those made of it.
+    """Return the newest decision on a float model, cluster by cluster.
 
-    A job that made two files, for clusters that differ, decided once.
+    It stands with the quantized versions of the model, and with itself where a cluster keeps it.
     """
-    fitting = [
-        row
+    found = [
+        one
         for row in rows
-        if row.metrics.get("decision") and (row.digest == model.digest or row.parent == model.name)
+        if model.digest in (row.digest, row.metrics.get("float_digest"))
+        for one in row.metrics.get("decision", ())
     ]
-    if not fitting:
-        return []
-    return [one for row in fitting if row.job == fitting[0].job for one in row.metrics["decision"]]
+    newest = max((one["at"] for one in found), default="")
+    return [one for one in found if one["at"] == newest]
 
 
 def _explained(model: ModelRow, decision: list[Mapping[str, Any]]) -> Outcome:

@@ -20,6 +20,7 @@ from hdap_tui.jobs.folder import write_json
 from hdap_tui.jobs.parts import Job, Part
 from hdap_tui.jobs.quantizing import Quantized
 from hdap_tui.names import cluster_letter
+from hdap_tui.store.values import now
 
 EXPECTED_S = 6.0
 """What measuring is expected to take, a cluster."""
@@ -85,7 +86,7 @@ class Decision:
             Cancelled: somebody asked to stop.
             ValueError: no device can be measured any more.
         """
-        times = self._measure()
+        times, at = self._measure()
         takes = self._takes(times, always)
         self.job.reporter.noted(self.part.step("decide"), self._sentence(times, takes, accuracies))
         files: dict[Exported, list[Cluster]] = {}
@@ -103,7 +104,9 @@ class Decision:
                     "measured_speedup": self._speedup(own, times, takes[own[0].id]),
                     "measured_speedups": self._speedups(own, times),
                     "selection_accuracy": accuracies[file.digest],
-                    **self._known(file, own, times, takes, always),
+                    **self._known(
+                        file, [_explained(times, c, takes[c.id], always, at) for c in own]
+                    ),
                 },
             )
             for file, own in files.items()
@@ -121,30 +124,26 @@ class Decision:
             for number, value in gains.items()
         }
 
-    def _known(
-        self,
-        file: Exported,
-        clusters: Sequence[Cluster],
-        times: Sequence[Timed],
-        takes: Mapping[int, Version],
-        always: bool,
-    ) -> dict[str, Any]:
-        """Return what is known of a file's precision, and why these clusters get it."""
+    def _known(self, file: Exported, why: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what is known of a file's precision, and why its clusters get it."""
         if self.quantized is None:
             return {"precision": "fp32"}
-        why = [_explained(times, cluster, takes[cluster.id], always) for cluster in clusters]
         if file == self.made:
             return {"precision": "fp32", "decision": why}
-        own = self.quantized.figures[file.digest]
-        return {"precision": self.quantized.precision, **own, "decision": why}
+        return {
+            "precision": self.quantized.precision,
+            **self.quantized.figures[file.digest],
+            "float_digest": self.made.digest,
+            "decision": why,
+        }
 
     def _file(self, version: Version, cluster: Cluster) -> Exported:
         if version == "quantized" and self.quantized is not None:
             return self.quantized.files[cluster.id]
         return self.made
 
-    def _measure(self) -> list[Timed]:
-        """Time all versions side by side on devices of every cluster.
+    def _measure(self) -> tuple[list[Timed], str]:
+        """Time all versions side by side on devices of every cluster; say when.
 
         What was measured is kept, so that a resumed job decides the same.
         """
@@ -155,7 +154,7 @@ class Decision:
         if path.exists():
             kept = json.loads(path.read_text())
             if kept["models"] == sorted(versions):
-                return [Timed(**one) for one in kept["times"]]
+                return [Timed(**one) for one in kept["times"]], kept["at"]
         weight = EXPECTED_S * len(self.clusters)
         job.reporter.started(step, total=len(self.clusters), weight=weight)
         times: list[Timed] = []
@@ -164,9 +163,10 @@ class Decision:
             job.reporter.advanced(step, number)
         if not times:
             raise ValueError("no device can be measured any more; resume the job later")
-        write_json(path, {"models": sorted(versions), "times": [asdict(one) for one in times]})
+        found = [asdict(one) for one in times]
+        write_json(path, {"models": sorted(versions), "at": (at := now()), "times": found})
         job.reporter.finished(step)
-        return times
+        return times, at
 
     def _timed(self, cluster: Cluster) -> list[Timed]:
         """Time the versions on some devices of a cluster; those that cannot be asked are passed."""
@@ -263,12 +263,13 @@ def _middle(times: Sequence[Timed], cluster: int, version: str) -> float:
 
 
 def _explained(
-    times: Sequence[Timed], cluster: Cluster, version: Version, always: bool
+    times: Sequence[Timed], cluster: Cluster, version: Version, always: bool, at: str
 ) -> dict[str, Any]:
     """Return why a cluster gets what it gets, for JSON."""
     own = [one for one in times if one.cluster == cluster.id]
     speedup = gain(times, cluster.id)
     return {
+        "at": at,
         "cluster": cluster_letter(cluster.id),
         "devices": cluster.size,
         "takes": version,
