@@ -6,6 +6,7 @@ On about half of real devices int8 is slower than float, so no preset can know.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -13,9 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.compress.export import Exported
+from engine.fleet.precision import Benefit
 from engine.latency import Latency
 from engine.search.hdap import Cancelled, Cluster
 from engine.search.objective import FleetLatency
+from hdap_tui.jobs.benefit import Pairs, Timed, benefits, recorded
 from hdap_tui.jobs.folder import write_json
 from hdap_tui.jobs.parts import Job, Part
 from hdap_tui.jobs.quantizing import Quantized
@@ -28,18 +31,6 @@ PROBED = 2
 """Devices of a cluster that decide for it, where it has as many."""
 
 Version = Literal["float", "quantized"]
-
-
-@dataclass(frozen=True)
-class Timed:
-    """What one device measured, side by side; milliseconds."""
-
-    cluster: int
-    device: str
-    original_ms: float
-    float_ms: float
-    quantized_ms: float | None
-    """None where nothing was quantized."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +77,9 @@ class Decision:
             Cancelled: somebody asked to stop.
             ValueError: no device can be measured any more.
         """
-        times, at = self._measure()
-        takes = self._takes(times, always)
+        times, known, at = self._measure()
+        found = benefits(self.clusters, times, self.made.digest, known)
+        takes = self._takes(found, always)
         self.job.reporter.noted(self.part.step("decide"), self._sentence(times, takes, accuracies))
         files: dict[Exported, list[Cluster]] = {}
         for cluster in self.clusters:
@@ -105,23 +97,22 @@ class Decision:
                     "measured_speedups": self._speedups(own, times),
                     "selection_accuracy": accuracies[file.digest],
                     **self._known(
-                        file, [_explained(times, c, takes[c.id], always, at) for c in own]
+                        file,
+                        [_explained(times, c, takes[c.id], found[c.id], always, at) for c in own],
                     ),
                 },
             )
             for file, own in files.items()
         ]
 
-    def _takes(self, times: Sequence[Timed], always: bool) -> dict[int, Version]:
-        """Return for each cluster what it gets; one that nobody measured does as most do."""
-        if self.quantized is None:
-            return {cluster.id: "float" for cluster in self.clusters}
-        margin = 1 + self.job.settings.deploy.margin_percent / 100
-        gains = {c.id: gain(times, c.id) for c in self.clusters}
-        usual = float(np.median([value for value in gains.values() if value is not None]))
+    def _takes(self, benefits: Mapping[int, Benefit], always: bool) -> dict[int, Version]:
+        """Return for each cluster what it gets."""
+        margin = math.log(1 + self.job.settings.deploy.margin_percent / 100)
         return {
-            number: "quantized" if always or (value or usual) > margin else "float"
-            for number, value in gains.items()
+            cluster.id: "quantized"
+            if self.quantized is not None and (always or benefits[cluster.id].mean > margin)
+            else "float"
+            for cluster in self.clusters
         }
 
     def _known(self, file: Exported, why: list[dict[str, Any]]) -> dict[str, Any]:
@@ -142,10 +133,13 @@ class Decision:
             return self.quantized.files[cluster.id]
         return self.made
 
-    def _measure(self) -> tuple[list[Timed], str]:
-        """Time all versions side by side on devices of every cluster; say when.
+    def _measure(self) -> tuple[list[Timed], Pairs, str]:
+        """Time all versions side by side on devices of every cluster.
 
-        What was measured is kept, so that a resumed job decides the same.
+        All is kept, so that a resumed job decides the same.
+
+        Returns:
+            What they measured, what had been measured before, and when this was.
         """
         job, step = self.job, self.part.step("decide")
         path = job.folder.work / self.part.file("decision.json")
@@ -154,7 +148,7 @@ class Decision:
         if path.exists():
             kept = json.loads(path.read_text())
             if kept["models"] == sorted(versions):
-                return [Timed(**one) for one in kept["times"]], kept["at"]
+                return [Timed(**one) for one in kept["times"]], kept["known"], kept["at"]
         weight = EXPECTED_S * len(self.clusters)
         job.reporter.started(step, total=len(self.clusters), weight=weight)
         times: list[Timed] = []
@@ -163,10 +157,11 @@ class Decision:
             job.reporter.advanced(step, number)
         if not times:
             raise ValueError("no device can be measured any more; resume the job later")
-        found = [asdict(one) for one in times]
-        write_json(path, {"models": sorted(versions), "at": (at := now()), "times": found})
+        known = recorded(job.settings.database) if self.quantized else {}
+        kept = {"models": sorted(versions), "at": now(), "known": known}
+        write_json(path, {**kept, "times": [asdict(one) for one in times]})
         job.reporter.finished(step)
-        return times, at
+        return times, known, kept["at"]
 
     def _timed(self, cluster: Cluster) -> list[Timed]:
         """Time the versions on some devices of a cluster; those that cannot be asked are passed."""
@@ -243,19 +238,6 @@ class Decision:
         return "; ".join([*parts, f"taken are {', '.join(each)}"])
 
 
-def gain(times: Sequence[Timed], cluster: int) -> float | None:
-    """Return the speed-up of quantized over float on a cluster: the geometric mean over devices.
-
-    None where no device of it was measured.
-    """
-    logs = [
-        np.log(one.float_ms / one.quantized_ms)
-        for one in times
-        if one.cluster == cluster and one.quantized_ms is not None
-    ]
-    return float(np.exp(np.mean(logs))) if logs else None
-
-
 def _middle(times: Sequence[Timed], cluster: int, version: str) -> float:
     """Return the geometric mean over the devices that were measured, in milliseconds."""
     found = [getattr(one, f"{version}_ms") for one in times if one.cluster == cluster]
@@ -263,18 +245,25 @@ def _middle(times: Sequence[Timed], cluster: int, version: str) -> float:
 
 
 def _explained(
-    times: Sequence[Timed], cluster: Cluster, version: Version, always: bool, at: str
+    times: Sequence[Timed],
+    cluster: Cluster,
+    version: Version,
+    benefit: Benefit,
+    always: bool,
+    at: str,
 ) -> dict[str, Any]:
     """Return why a cluster gets what it gets, for JSON."""
     own = [one for one in times if one.cluster == cluster.id]
-    speedup = gain(times, cluster.id)
+    letter = cluster_letter(cluster.id)
     return {
         "at": at,
-        "cluster": cluster_letter(cluster.id),
+        "cluster": letter,
         "devices": cluster.size,
         "takes": version,
-        "speedup": speedup,
-        "reason": f"cluster {cluster_letter(cluster.id)}: {_reason(own, speedup, version, always)}",
+        "expected_speedup": benefit.speedup,
+        "probability_faster": benefit.probability,
+        "speedup_elsewhere": math.exp(benefit.prior_mean),
+        "reason": f"cluster {letter}: {_reason(own, version, benefit, always)}",
         "measured": [
             {"device": one.device, "float_ms": one.float_ms, "quantized_ms": one.quantized_ms}
             for one in own
@@ -282,10 +271,16 @@ def _explained(
     }
 
 
-def _reason(own: Sequence[Timed], speedup: float | None, version: Version, always: bool) -> str:
+def _reason(own: Sequence[Timed], version: Version, benefit: Benefit, always: bool) -> str:
+    if own:
+        found = math.fsum(math.log(one.float_ms / (one.quantized_ms or 1)) for one in own)
+        who = " and ".join(one.device for one in own)
+        seen = f"quantized runs {math.exp(found / len(own)):.2f} times as fast as float on {who}"
+    else:
+        seen = "none of its devices could be measured"
     takes = "it takes the quantized file" if version == "quantized" else "it stays with float"
-    if speedup is None:
-        return f"none of its devices could be measured: {takes}, as most clusters do"
-    who = " and ".join(one.device for one in own)
-    found = f"quantized runs {speedup:.2f} times as fast as float on {who}"
-    return f"{found}: {takes}, as was asked" if always else f"{found}: {takes}"
+    expected = (
+        f"with what is known of other networks and devices {benefit.speedup:.2f} is expected, "
+        f"faster with a probability of {benefit.probability:.0%}"
+    )
+    return f"{seen}; {expected}: {takes}{', as was asked' if always else ''}"

@@ -221,9 +221,10 @@ def test_a_finished_model_is_quantized_and_the_reason_told(site: Site) -> None:
     assert one["cluster"] == "A"
     assert len(one["measured"]) == 2, "two devices decide"
     ratios = [row["float_ms"] / row["quantized_ms"] for row in one["measured"]]
-    assert one["speedup"] == pytest.approx(float(np.exp(np.mean(np.log(ratios)))))
-    assert one["takes"] == ("quantized" if one["speedup"] > 1.02 else "float")
-    assert f"{one['speedup']:.2f} times as fast as float" in one["reason"]
+    assert one["takes"] == ("quantized" if one["expected_speedup"] > 1.02 else "float")
+    found = float(np.exp(np.mean(np.log(ratios))))
+    assert f"quantized runs {found:.2f} times as fast as float on" in one["reason"]
+    assert abs(np.log(one["expected_speedup"])) < abs(np.log(found)) + 0.05, "shrunk if anything"
     count = len(jobs.every(site.jobs))
     again = hdap(site.file, "quantize", "--explain")
     assert again.data["decision"] == [one]
