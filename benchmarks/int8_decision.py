@@ -10,7 +10,8 @@ mean, and the arithmetic one beside it. Intervals are 95 % bootstrap intervals o
 
 "Ours, validated" has its settings, and the second and third table their probes, chosen by
 validation on other devices: there are five blocks of devices, and for each the choice is made on
-the other four, again with whole devices left out. "Ours" has the settings that are built in.
+the other four, again with whole devices left out. "Ours" has the settings that are built in; those
+were found with all of these devices in view, so the validated row is the one to compare.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ maximisation (Dempster, Laird, Rubin, J. R. Stat. Soc. B 39, 1977), shrunk towar
 hang together alike; conditioned on what was measured on the new device, they give mean and
 deviation of every network's log speed-up. Three things make it fit real tables:
 
-- Speed-ups are compressed, `scale * asinh(log speed-up / scale)`, so that a processor on which int8
-  is ten times slower does not dictate how the others hang together.
+- Speed-ups are compressed, `scale * asinh(log speed-up / scale)`: where int8 is many times slower,
+  networks also differ by more, and that would outweigh what they tell of each other near 1, where
+  the decisions are made.
 - Float latencies tell kinds of processor apart that two ratios do not.
 - The moments are weighted by how alike the known devices are to this one in what was measured
   (Cleveland, J. Am. Stat. Assoc. 74, 1979), for no single covariance holds for all of them.
@@ -90,8 +91,10 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         for name in ("scale", "reach", "background", "strength", "floor"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, it is {getattr(self, name):g}")
+        if self.scale < 0.1:
+            raise ValueError(f"scale must be at least 0.1, it is {self.scale:g}")
 
 
 @dataclass(frozen=True)
@@ -257,9 +260,9 @@ class Int8Benefit:
         for m, variance in zip(mean[:size] / scale, np.diag(covariance) / scale**2, strict=False):
             # Moments of the hyperbolic sine of a normal variable.
             middle = math.sinh(m) * math.exp(variance / 2)
-            square = (math.cosh(2 * m) * math.exp(2 * variance) - 1) / 2
+            square = math.expm1(variance) * (math.exp(variance) * math.cosh(2 * m) + 1) / 2
             likely = 0.5 * math.erfc(-m / math.sqrt(2 * variance))
-            found.append((scale * middle, scale * math.sqrt(square - middle**2), likely))
+            found.append((scale * middle, scale * math.sqrt(square), likely))
         return found
 
 

@@ -131,20 +131,23 @@ def test_without_any_history_a_network_does_what_the_probes_did() -> None:
 
 
 def test_a_network_that_no_device_has_run_is_taken_for_an_average_one() -> None:
-    found = Int8Benefit(PLAIN).fit(history(60), networks=("mine",)).given({})
-    mine = found.benefits["mine"]
-    assert mine.mean == pytest.approx(float(MEAN.mean()), abs=0.08)
-    assert mine.deviation > max(deviations(found))
+    fitted = Int8Benefit(PLAIN).fit(history(60), networks=("mine",))
+    assert fitted.given({}).benefits["mine"].mean == pytest.approx(float(MEAN.mean()), abs=0.08)
+    found = fitted.given(row([0.5, 0.2]))
+    assert found.benefits["mine"].precision == "int8"
+    assert found.benefits["mine"].deviation > 2 * max(deviations(found))
 
 
-def test_devices_on_which_int8_is_hopeless_do_not_blur_the_others() -> None:
-    usual = history(60)
-    with_outliers = usual + [row([-3.1, -3.6, -4.0, -3.4, -3.6])] * 4
-    probes = row([0.4, 0.1])
-    clean = Int8Benefit().fit(usual).given(probes).benefits["c"]
-    compressed = Int8Benefit().fit(with_outliers).given(probes).benefits["c"]
-    plain = Int8Benefit(PLAIN).fit(with_outliers).given(probes).benefits["c"]
-    assert compressed.deviation < 1.5 * clean.deviation < plain.deviation
+def test_where_networks_differ_by_more_the_slower_int8_is_compression_decides_better() -> None:
+    known, tested = (0.4 * np.sinh(5 * drawn(count, seed)) for count, seed in ((60, 15), (200, 5)))
+    right = {}
+    for scale in (0.4, 100.0):
+        settings = Settings(scale=scale, reach=100.0, latencies=False)
+        fitted = Int8Benefit(settings).fit([row(values) for values in known])
+        found = np.array([means(fitted.given(row(values[:2]))) for values in tested])
+        right[scale] = np.mean((found > 0)[:, 2:] == (tested > 0)[:, 2:])
+    assert right[0.4] > 0.9
+    assert right[0.4] > right[100.0] + 0.05
 
 
 def two_kinds() -> list[dict[str, Pair]]:
@@ -229,6 +232,8 @@ def test_what_cannot_be_learned_or_told_is_refused_with_a_sentence() -> None:
         Pair(float_ms=1.0, int8_ms=1.0, error=-1.0)
     with pytest.raises(ValueError, match="scale must be above 0, it is 0"):
         Settings(scale=0.0)
+    with pytest.raises(ValueError, match=r"scale must be at least 0.1, it is 0.01"):
+        Settings(scale=0.01)
 
 
 def test_decisions_are_scored_on_the_networks_that_are_not_probes() -> None:
