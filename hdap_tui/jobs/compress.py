@@ -46,6 +46,7 @@ __all__ = ["Cancelled", "run"]
 
 _BUILTIN = "builtin:"
 _PREPARE_S, _EXPORT_S = 8.0, 6.0
+_LEARNT = 0.03  # by which the two accuracies of a network differ when it knows the one's images
 
 
 def run(folder: JobFolder, reporter: Reporter) -> dict[str, Any]:
@@ -104,8 +105,19 @@ class _Compression:
             original, dataset, forecast = known(model), self._dataset(), None
             networks = [self._taken(original, dataset)]
             self.reporter.finished("prepare")
+        self._warn(networks[0].metrics["accuracy_before"])
         made = [one for network in networks for one in self._finish(network, original, dataset)]
         return {**made[0], "models": made, "forecast": forecast}
+
+    def _warn(self, before: Mapping[str, float]) -> None:
+        """Say so where images that are to choose have been learnt by the original network."""
+        if before["selection"] - before["test"] > _LEARNT:
+            self.reporter.noted(
+                "decide",
+                f"the original network gets {before['selection']:.2%} of the selection split right "
+                f"and {before['test']:.2%} of the test images: it has probably been trained on the "
+                "selection split, where accuracies are too good then; believe the test images",
+            )
 
     def _networks(
         self, network: nn.Module, dataset: data.Dataset

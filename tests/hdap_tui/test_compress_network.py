@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine.events import Reporter
 from engine.models.resnet8 import ResNet8
 from hdap_tui.actions.compress import _check_network
 from hdap_tui.config import load
@@ -20,6 +21,7 @@ from hdap_tui.jobs.parts import Job
 from hdap_tui.jobs.steps import Steps
 
 NETWORK = """
+from engine.events import Reporter
 from engine.models.resnet8 import ResNet8
 
 def small(classes):
@@ -108,3 +110,14 @@ def test_what_no_job_could_start_from_is_refused_before_one_does(
 def test_a_network_that_brings_its_own_weights_needs_none() -> None:
     _check_network("resnet20", "builtin:resnet20-digits")
     _check_network("shop.networks:small", "")
+
+
+def test_a_selection_split_that_the_network_was_trained_on_is_told(folder: Path) -> None:
+    made, events = job(folder), []
+    made.reporter = Reporter("compress-1", events.append)
+    made._warn({"selection": 0.945, "test": 0.93})
+    assert not events
+    made._warn({"selection": 0.999, "test": 0.934})
+    [note] = events
+    assert "99.90% of the selection split right and 93.40% of the test images" in note.text
+    assert "believe the test images" in note.text
