@@ -17,6 +17,7 @@ from textual import on, work
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.command import Provider
+from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
@@ -26,6 +27,7 @@ from hdap_tui.dashboard.desk import Desk
 from hdap_tui.dashboard.formats import utc_now
 from hdap_tui.dashboard.grammar import Call, Selection
 from hdap_tui.dashboard.messages import Asked, Polled, PollFailed, TaskEnded, TaskMoved, Wanted
+from hdap_tui.dashboard.notices import Notice
 from hdap_tui.dashboard.screens.base import HdapScreen, TableView
 from hdap_tui.dashboard.screens.fleet import FleetScreen
 from hdap_tui.dashboard.source import Source
@@ -362,6 +364,19 @@ class HdapApp(App[None]):
         self.desk.stop()
 
     # ------------------------------------------------------------------------------ what is said
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """Show a message for some seconds, as Textual does, and never hang by it."""
+        seconds = self.NOTIFICATION_TIMEOUT if timeout is None else timeout
+        self.post_message(Notify(Notice(message, title, severity, seconds, markup=markup)))
 
     def say(self, sentence: str, severity: str = "information") -> None:
         """Show a sentence for a few seconds."""
