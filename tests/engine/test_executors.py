@@ -163,8 +163,8 @@ def test_no_process_outlives_its_parent(tmp_path: Path, number: signal.Signals) 
         os.killpg(parent.pid, number)  # as a terminal sends it
     else:
         parent.kill()
-    parent.communicate(timeout=20)
-    _, left = psutil.wait_procs(children, timeout=20)
+    parent.communicate(timeout=60)
+    _, left = psutil.wait_procs(children, timeout=60)
     assert not left
 
 
@@ -219,7 +219,7 @@ def test_a_dask_cluster_scores_to_the_same_bits(make: Make, tmp_path: Path) -> N
         for process in reversed(started):
             process.kill()  # a worker takes its time over a farewell
         for process in started:
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def _address(where: Path) -> str:

@@ -75,7 +75,7 @@ def undisturbed(site: Site) -> JobFolder:
     return jobs.find(site.jobs, None)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
