@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.compress.calibrate import PERCENTILE, Method
 from engine.compress.export import Exported
-from engine.compress.inference import as_input, session
+from engine.compress.inference import logits
 from engine.compress.presets import Isa, Preset
 from engine.compress.quantize import onnx_accuracy
 from engine.compress.quantizer import Quantizer
@@ -139,12 +139,12 @@ class _Search:
     def errors(self, source: Path) -> tuple[tuple[str, float], ...]:
         """Return each layer with the error that it makes alone, the largest first."""
         layers, images = self.quantizer.layers, self.images[:_RANKED]
-        exact = _logits(source, images)
+        exact = logits(source, images)
         power = max(float(np.square(exact).mean()), 1e-30)
         found = []
         for layer in layers:
             self.quantizer.write(self.path, [other for other in layers if other != layer])
-            error = np.square(_logits(self.path, images) - exact).mean()
+            error = np.square(logits(self.path, images) - exact).mean()
             found.append((layer, float(error) / power))
         # Where two are equal, the first in the file: everybody gets the same network.
         return tuple(sorted(found, key=lambda pair: -pair[1]))
@@ -166,9 +166,3 @@ def _unreachable(search: _Search, before: float, maximum_drop: float) -> str:
         f"{100 * (before - best):.2f}, with {len(floating)} of {len(search.quantizer.layers)} "
         "layers in float: keep the float network, or calibrate on more images or by another method"
     )
-
-
-def _logits(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    runtime = session(path)
-    (logits,) = runtime.run(None, {runtime.get_inputs()[0].name: as_input(images)})
-    return np.asarray(logits, dtype=np.float64)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from engine.compress.calibrate import PERCENTILE, Method
 from engine.compress.export import Exported, write_file
-from engine.compress.inference import as_input, session
+from engine.compress.inference import logits
 from engine.compress.presets import Isa, Preset
 from engine.compress.quantizer import Quantizer, slim
 from engine.compress.weight_bits import four_bits, packable, packed
@@ -144,7 +144,7 @@ class Mixtures:
         found = np.zeros(allowed.shape)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "mixture.onnx"
-            exact = _logits(self.write(path, whole)[0].path, images)
+            exact = logits(self.write(path, whole)[0].path, images)
             power = max(float(np.square(exact).mean()), 1e-30)
             for layer, action in np.argwhere(allowed):
                 policy = (*whole[:layer], actions[action], *whole[layer + 1 :])
@@ -154,7 +154,7 @@ class Mixtures:
                     self.write(path, policy)
                 except ValueError:
                     continue  # its neighbours would not stay in float
-                found[layer, action] = np.square(_logits(path, images) - exact).mean() / power
+                found[layer, action] = np.square(logits(path, images) - exact).mean() / power
         return [[float(error) for error in row] for row in found]
 
     def features(self, errors: ArrayLike) -> NDArray[np.float64]:
@@ -232,9 +232,3 @@ def _layers(proto: onnx.ModelProto, names: Sequence[str]) -> tuple[Layer, ...]:
             )
         )
     return tuple(found)
-
-
-def _logits(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    runtime = session(path)
-    (logits,) = runtime.run(None, {runtime.get_inputs()[0].name: as_input(images)})
-    return np.asarray(logits, dtype=np.float64)

@@ -123,11 +123,10 @@ class _Compression:
         self, network: nn.Module, dataset: data.Dataset
     ) -> tuple[Exported, list[_Floating], dict[str, Any] | None]:
         """Take the torch network through its steps, and write what comes of it as ONNX."""
-        steps = self.job.steps.networks
         builder = Builder(self.job, network, dataset)
-        builder.prepare(steps)
+        builder.prepare()
         self.reporter.finished("prepare", groups=len(builder.groups))
-        networks = builder.build(steps)
+        networks = builder.build()
         original = export(network, builder.example, self.folder.work / "original.onnx")
         return original, [self._export(one, builder) for one in networks], builder.forecast
 

@@ -7,7 +7,7 @@ takes a moment: a job that goes on does all of its steps again, and is soon wher
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -88,20 +88,20 @@ class Builder:
         self.groups: tuple[Group, ...] = ()
         self.forecast: dict[str, Any] | None = None
 
-    def prepare(self, steps: Sequence[RecipeStep]) -> None:
+    def prepare(self) -> None:
         """Find the groups of channels, where a step removes any.
 
         Raises:
             ValueError: nothing of the network can be pruned safely.
         """
-        if not {step.method for step in steps} & PRUNING:
+        methods = {step.method for step in self.job.steps.networks}
+        if not methods & PRUNING:
             return
         found = prunable(self.original, self.example)
         if found.sentence:
             self.job.reporter.noted("prepare", found.sentence)
         asked, first = self.job.asked, self.job.request["clusters"][0]
-        searches = any(step.method == "search" for step in steps)
-        if searches and not asked.channel_multiple and "multiple" not in first:
+        if "search" in methods and not asked.channel_multiple and "multiple" not in first:
             self.job.reporter.noted(
                 "prepare",
                 f"no device was probed for its channel multiple: designs are rounded up to "
@@ -109,13 +109,14 @@ class Builder:
             )
         self.groups = found.groups
 
-    def build(self, steps: Sequence[RecipeStep]) -> list[Network]:
+    def build(self) -> list[Network]:
         """Do the steps; return the networks, several where each cluster gets its own.
 
         Raises:
             Cancelled: somebody asked to stop.
             ValueError: a step cannot be done; the sentence says why.
         """
+        steps = self.job.steps.networks
         everyone = tuple(cluster.id for cluster in self.job.clusters)
         # With one thread until a step says otherwise: many small things are done side by side.
         with accelerator.threads(1):
