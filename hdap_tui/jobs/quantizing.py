@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.compress.bits import Effort, Reward, search_precision
+from engine.compress.calibrate import Method
 from engine.compress.controlled import Unreachable, quantize_within
 from engine.compress.export import Exported, known
 from engine.compress.presets import Isa, isa
@@ -68,90 +69,103 @@ def quantized(
         Cancelled: somebody asked to stop.
         ValueError: it cannot be done; the sentence says why.
     """
-    name = part.step("precision" if step.method == "precision" else "quantize")
+    name = part.step("quantize")
+    learns, work = step.method == "precision", _Work(job, part, source, dataset, step)
     clusters = [cluster for cluster in job.clusters if cluster.id in part.clusters]
     sets = instruction_sets(job, clusters)
     job.reporter.started(name, total=len(set(sets.values())), weight=EXPECTED_S)
-    files: dict[Isa, Exported] = {}
-    figures: dict[str, Mapping[str, Any]] = {}
-    for number, preset in enumerate(dict.fromkeys(sets.values()), 1):
-        target = job.folder.work / part.file(f"int8-{preset}.onnx")
+    made: dict[Isa, _Made] = {}
+    for preset in dict.fromkeys(sets.values()):
         own = [cluster for cluster in clusters if sets[cluster.id] == preset]
         try:
-            if step.method == "precision":
-                file, more = _chosen(job, name, source, target, dataset, step, preset, own)
-            else:
-                file, more = _write(job, name, source, target, dataset, step, preset, maximum_drop)
+            made[preset] = work.learn(preset, own) if learns else work.write(preset, maximum_drop)
         except Unreachable as error:
             job.reporter.noted(name, str(error))
             job.reporter.finished(name)
             return None
-        files[preset] = file
-        figures[file.digest] = {"instruction_set": preset, "quantization": step.method, **more}
-        job.reporter.advanced(name, number)
-    accuracies = {
-        file.digest: onnx_accuracy(file.path, dataset.selection_images, dataset.selection_labels)
-        for file in files.values()
-    }
-    job.reporter.finished(name, bytes=max(file.bytes for file in files.values()))
-    by_cluster = {number: files[preset] for number, preset in sets.items()}
-    precision = "mixed" if step.method == "precision" else "int8"
-    return Quantized(precision, by_cluster, accuracies, figures)
-
-
-def _write(
-    job: Job,
-    name: str,
-    source: Exported,
-    target: Path,
-    dataset: Dataset,
-    step: RecipeStep,
-    preset: Isa,
-    maximum_drop: float | None,
-) -> tuple[Exported, dict[str, Any]]:
-    if step.method == "dynamic":
-        operators = step.operators or ("MatMul", "Gemm")
-        return quantize_dynamic(source.path, target, preset, operators), {}
-    method = step.calibration or "minmax"
-    if maximum_drop is None:
-        images = dataset.calibration_images
-        return quantize_static(source.path, target, images, preset, method=method), {}
-    found = quantize_within(
-        source.path, target, dataset.calibration_images, dataset.selection_images,
-        dataset.selection_labels, maximum_drop, preset, method=method,
-        progress=lambda sentence: job.reporter.noted(name, sentence),
+        job.reporter.advanced(name, len(made))
+    job.reporter.finished(name, bytes=max(one.file.bytes for one in made.values()))
+    return Quantized(
+        precision="mixed" if learns else "int8",
+        files={number: made[preset].file for number, preset in sets.items()},
+        accuracies={one.file.digest: one.accuracy for one in made.values()},
+        figures={
+            one.file.digest: {
+                "instruction_set": preset, "quantization": step.method, **one.figures
+            }
+            for preset, one in made.items()
+        },
     )  # fmt: skip
-    return found.file, {"float_layers": list(found.floating)}
 
 
-def _chosen(
-    job: Job,
-    name: str,
-    source: Exported,
-    target: Path,
-    dataset: Dataset,
-    step: RecipeStep,
-    preset: Isa,
-    clusters: Sequence[Cluster],
-) -> tuple[Exported, dict[str, Any]]:
-    """Learn a precision for each layer from what the clusters' devices measure."""
-    reward, precisions = Reward(), step.precisions or ("fp32", "int8")
-    if step.maximum_drop is not None:
-        reward = replace(reward, maximum_drop=step.maximum_drop)
-    if "int4" in precisions:  # it saves nothing else
-        reward = replace(reward, bytes=_BYTES_COUNT)
-    found = search_precision(
-        source.path, target, dataset.calibration_images, dataset.selection_images,
-        dataset.selection_labels, partial(_fleet_latency, job, source, clusters),
-        actions=precisions, reward=reward, preset=preset, method=step.calibration or "minmax",
-        effort=Effort(rounds=step.rounds or _ROUNDS, seed=job.asked.seed),
-        record=job.folder.work / f"precision-{target.stem}.jsonl", reporter=job.reporter,
-        cancelled=job.cancelled, step=name, weight=EXPECTED_S,
-    )  # fmt: skip
-    if found is None:
-        raise Cancelled
-    layers = {choice.layer.name: choice.precision for choice in found.layers}
-    return found.file, {"layer_precisions": layers, "networks_measured": found.tried}
+@dataclass(frozen=True)
+class _Made:
+    """A file for one instruction set."""
+
+    file: Exported
+    accuracy: float
+    """On the selection split."""
+    figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a network is quantized with, whatever the instruction set."""
+
+    job: Job
+    part: Part
+    source: Exported
+    dataset: Dataset
+    step: RecipeStep
+
+    @property
+    def _method(self) -> Method:
+        return self.step.calibration or "minmax"
+
+    def _target(self, preset: Isa) -> Path:
+        return self.job.folder.work / self.part.file(f"int8-{preset}.onnx")
+
+    def write(self, preset: Isa, maximum_drop: float | None) -> _Made:
+        """Quantize all layers, or all but those that would lose more than that."""
+        data, source, target = self.dataset, self.source.path, self._target(preset)
+        if self.step.method == "dynamic":
+            operators = self.step.operators or ("MatMul", "Gemm")
+            file = quantize_dynamic(source, target, preset, operators)
+        elif maximum_drop is None:
+            images = data.calibration_images
+            file = quantize_static(source, target, images, preset, method=self._method)
+        else:
+            name = self.part.step("quantize")
+            found = quantize_within(
+                source, target, data.calibration_images, data.selection_images,
+                data.selection_labels, maximum_drop, preset, method=self._method,
+                progress=lambda sentence: self.job.reporter.noted(name, sentence),
+            )  # fmt: skip
+            return _Made(found.file, found.accuracy, {"float_layers": list(found.floating)})
+        right = onnx_accuracy(file.path, data.selection_images, data.selection_labels)
+        return _Made(file, right, {})
+
+    def learn(self, preset: Isa, clusters: Sequence[Cluster]) -> _Made:
+        """Learn a precision for each layer from what the clusters' devices measure."""
+        job, step, data, target = self.job, self.step, self.dataset, self._target(preset)
+        reward, precisions = Reward(), step.precisions or ("fp32", "int8")
+        if step.maximum_drop is not None:
+            reward = replace(reward, maximum_drop=step.maximum_drop)
+        if "int4" in precisions:  # it saves nothing else
+            reward = replace(reward, bytes=_BYTES_COUNT)
+        found = search_precision(
+            self.source.path, target, data.calibration_images, data.selection_images,
+            data.selection_labels, partial(_fleet_latency, job, self.source, clusters),
+            actions=precisions, reward=reward, preset=preset, method=self._method,
+            effort=Effort(rounds=step.rounds or _ROUNDS, seed=job.asked.seed),
+            record=job.folder.work / f"precision-{target.stem}.jsonl", reporter=job.reporter,
+            cancelled=job.cancelled, step=self.part.step("precision"), weight=EXPECTED_S,
+        )  # fmt: skip
+        if found is None:
+            raise Cancelled
+        layers = {choice.layer.name: choice.precision for choice in found.layers}
+        figures = {"layer_precisions": layers, "networks_measured": found.tried}
+        return _Made(found.file, found.trial.accuracy, figures)
 
 
 def _fleet_latency(job: Job, source: Exported, clusters: Sequence[Cluster], path: Path) -> float:
