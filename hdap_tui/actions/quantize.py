@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from hdap_tui.actions.bench import model_named
 from hdap_tui.actions.compress import check_data, images, in_use
 from hdap_tui.actions.jobs import jobs_dir, started
 from hdap_tui.context import Context, Outcome, Table
@@ -29,7 +30,8 @@ def quantize(
 ) -> Outcome:
     """Start a job that makes an int8 version of a model for the clusters that run it faster."""
     used = in_use(context)
-    row = used if model is None else table.find(context.store, model)
+    known = {used.name: used}
+    row = used if model is None else model_named(context, known, model)
     if explain:
         told = _decision(table.rows(context.store), row)
         if told:
