@@ -66,7 +66,7 @@ def rows(designs: Designs) -> list[str]:
                 for _ in range(COUNT)
             ]
             same = [widths for widths in on if widths is not None]
-            twins = [space.aligned(widths, multiple) for widths in off]
+            twins = space.aligned(off, multiple)
             up = designs.ratios(twins) / slow
             added = designs.geometry.macs(twins).sum(1) / designs.geometry.macs(off).sum(1) - 1
             fast = f"{np.median(designs.ratios(same)):.3f}" if len(same) > 2 else "none found"

@@ -48,7 +48,7 @@ def candidates_a_second(
     while not search.done:
         genes = search.ask()
         plain = space.widths(genes)
-        ways = [*plain, *(space.aligned(w, step) for step in space.steps for w in plain)]
+        ways = [*plain, *(w for step in space.steps for w in space.aligned(plain, step))]
         features = geometry.features(ways, fitted[0].multiple)
         latency = np.mean([s.predict_features(features) for s in fitted], axis=0)
         latency = latency.reshape(-1, len(plain)).min(axis=0)

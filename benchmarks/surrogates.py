@@ -90,7 +90,7 @@ def visited(designs: Designs, path: Path) -> Visited:
 
 def moved(space: Space, surrogate: Surrogate, designs: Sequence[Widths]) -> list[Widths]:
     """Return what the search makes of designs: each rounded up where that is predicted faster."""
-    ways = [[space.aligned(widths, step) for step in (1, *STEPS)] for widths in designs]
+    ways = zip(*(space.aligned(designs, step) for step in (1, *STEPS)), strict=True)
     return [way[int(surrogate.predict(way).argmin())] for way in ways]
 
 

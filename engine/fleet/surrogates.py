@@ -8,22 +8,18 @@ that errors are relative. Cross-validation chooses, or the caller does.
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine.fleet.geometry import Geometry
+from engine.fleet.regressors import KINDS, Regression, Scaled, make
 
 Array = NDArray[np.float64]
 Kind = Literal["auto", "gbrt", "gp", "ridge"]
-
-KINDS: tuple[Kind, ...] = ("gbrt", "gp", "ridge")
-"""What "auto" chooses from; "gbrt" is the paper's."""
 LEAST = 5
 """Fewer measured designs than these say nothing about a network."""
 
@@ -42,10 +38,10 @@ class Error:
 class Report:
     """What a fitted surrogate is worth."""
 
-    kind: Kind
+    kind: Regression
     """Which regression predicts."""
     samples: int
-    errors: Mapping[Kind, Error]
+    errors: Mapping[Regression, Error]
     """Cross-validated, by kind; of all kinds, also of those not chosen."""
     floor: float | None
     """MAPE that a perfect prediction would still have, from the measurements' own spread."""
@@ -54,11 +50,6 @@ class Report:
     def error(self) -> Error:
         """The error of the regression that predicts."""
         return self.errors[self.kind]
-
-
-class _Regressor(Protocol):
-    def fit(self, features: Array, targets: Array) -> Any: ...
-    def predict(self, features: Array) -> Array: ...
 
 
 class Surrogate:
@@ -92,8 +83,8 @@ class Surrogate:
         self._folds = folds
         self._seed = seed
         self.multiple = multiple
-        self._fitted: _Scaled | None = None
-        self._process: _Scaled | None = None
+        self._fitted: Scaled | None = None
+        self._process: Scaled | None = None
         self._report: Report | None = None
 
     def fit(
@@ -111,14 +102,13 @@ class Surrogate:
         """
         features, targets = self._checked(widths, latencies)
         weights = self._geometry.weights
-        models = {k: _Scaled(_regressor(k, self._seed), weights) for k in KINDS}
+        models = {k: Scaled(make(k, self._seed), weights) for k in KINDS}
         errors = {
             k: self._cross_validate(model.fit(features, targets), features, targets)
             for k, model in models.items()
         }
-        kind = self._kind
-        if kind == "auto":
-            kind = min(KINDS, key=lambda k: errors[k].mape)
+        asked = self._kind
+        kind = min(KINDS, key=lambda k: errors[k].mape) if asked == "auto" else asked
         self._fitted, self._process = models[kind], models["gp"]
         floor = None
         if repeatability is not None:
@@ -139,7 +129,7 @@ class Surrogate:
         report = self.report
         features, targets = self._checked(widths, latencies)
         twin = Surrogate(self._geometry, self._kind, self._folds, self._seed, self.multiple)
-        twin._fitted = _Scaled(_regressor(report.kind, self._seed), self._geometry.weights)
+        twin._fitted = Scaled(make(report.kind, self._seed), self._geometry.weights)
         twin._fitted.fit(features, targets)
         assert self._process is not None
         twin._process = self._process.again().fit(features, targets)
@@ -198,7 +188,7 @@ class Surrogate:
             raise ValueError("fit the surrogate before asking what it is worth")
         return self._report
 
-    def _cross_validate(self, model: _Scaled, features: Array, targets: Array) -> Error:
+    def _cross_validate(self, model: Scaled, features: Array, targets: Array) -> Error:
         order = np.random.default_rng(self._seed).permutation(len(targets))
         predicted = np.empty_like(targets)
         for fold in np.array_split(order, min(self._folds, len(targets))):
@@ -207,114 +197,6 @@ class Surrogate:
                 model.again().fit(features[rest], targets[rest]).predict(features[fold])
             )
         return compare_predictions(np.exp(predicted), np.exp(targets))
-
-
-class _Scaled:
-    """A regression on standardised, weighted features; those that never vary are left out."""
-
-    def __init__(self, model: _Regressor, weights: Array) -> None:
-        self._model = model
-        self._weights = weights
-
-    def fit(self, features: Array, targets: Array) -> _Scaled:
-        spread = features.std(axis=0)
-        self._used = np.flatnonzero(spread > 1e-9)
-        self._mean = features.mean(axis=0)[self._used]
-        self._factor = self._weights[self._used] / spread[self._used]
-        self._level = float(targets.mean())
-        if len(self._used):
-            with warnings.catch_warnings():
-                # A kernel's parameter at its bound is no fault: the data is that smooth.
-                warnings.simplefilter("ignore")
-                self._model.fit(self._scale(features), targets - self._level)
-        return self
-
-    def predict(self, features: Array) -> Array:
-        if not len(self._used):
-            return np.full(len(features), self._level)
-        return np.asarray(self._model.predict(self._scale(features)) + self._level)
-
-    def covariance(self, features: Array) -> Array:
-        if not len(self._used):
-            return np.eye(len(features))
-        assert isinstance(self._model, _Process)
-        return self._model.covariance(self._scale(features))
-
-    def again(self) -> _Scaled:
-        """Return an unfitted copy."""
-        from sklearn.base import clone
-
-        if isinstance(self._model, _Process):
-            return _Scaled(self._model.again(), self._weights)
-        return _Scaled(clone(self._model), self._weights)
-
-    def _scale(self, features: Array) -> Array:
-        return np.asarray((features[:, self._used] - self._mean) * self._factor)
-
-
-def _regressor(kind: Kind, seed: int) -> _Regressor:
-    if kind == "gbrt":
-        from sklearn.ensemble import GradientBoostingRegressor
-
-        return GradientBoostingRegressor(random_state=seed)  # type: ignore[no-any-return]
-    if kind == "ridge":
-        from sklearn.linear_model import RidgeCV
-
-        return RidgeCV(alphas=np.logspace(-3, 4, 22))  # type: ignore[no-any-return]
-    return _Process()
-
-
-class _Process:
-    """A Gaussian process: a linear trend, and an isotropic Matérn 5/2 for what it leaves over.
-
-    scikit-learn finds the kernel's parameters; prediction is its mean, by matrix products.
-    """
-
-    def __init__(self, kernel: Any = None) -> None:
-        self._kernel = kernel
-
-    def fit(self, features: Array, targets: Array) -> _Process:
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import (
-            ConstantKernel,
-            DotProduct,
-            Matern,
-            WhiteKernel,
-        )
-
-        kernel, search = self._kernel, {"optimizer": None}
-        if kernel is None:
-            # One length for all features: one for each overfits a few dozen samples.
-            kernel = ConstantKernel(1.0, (1e-4, 1e4)) * DotProduct(1.0, "fixed")
-            kernel += ConstantKernel(1.0, (1e-4, 1e4)) * Matern(3.0, (0.3, 1e3), nu=2.5)
-            kernel += WhiteKernel(1e-2, (1e-6, 1.0))
-            search = {}
-        self._model = GaussianProcessRegressor(kernel, normalize_y=True, **search)
-        self._model.fit(features, targets)
-        self._kernel = self._model.kernel_
-        smooth = self._kernel.k1
-        self._linear = float(smooth.k1.k1.constant_value)
-        self._rough = float(smooth.k2.k1.constant_value)
-        self._length = float(smooth.k2.k2.length_scale)
-        self._train, self._alpha = features, self._model.alpha_.ravel()
-        self._norms = np.square(features).sum(axis=1)
-        return self
-
-    def predict(self, features: Array) -> Array:
-        products = features @ self._train.T
-        norms = np.square(features).sum(axis=1)[:, None]
-        far = np.sqrt(np.maximum(norms + self._norms - 2 * products, 0.0))
-        far *= math.sqrt(5) / self._length
-        rough = (1 + far + far**2 / 3) * np.exp(-far)
-        mean = (self._linear * (products + 1) + self._rough * rough) @ self._alpha
-        return np.asarray(mean * self._model._y_train_std + self._model._y_train_mean)
-
-    def covariance(self, features: Array) -> Array:
-        return np.asarray(self._model.predict(features, return_cov=True)[1])
-
-    def again(self) -> _Process:
-        """Return an unfitted copy that keeps the parameters, which take long to find."""
-        return _Process(self._kernel)
 
 
 def teaching(surrogates: Sequence[Surrogate], designs: ArrayLike, count: int) -> list[int]:

@@ -225,7 +225,7 @@ class Search:
         steps = self.space.steps
         if not steps:
             return list(designs)
-        choices = [*designs, *(self.space.aligned(w, step) for step in steps for w in designs)]
+        choices = [*designs, *(w for step in steps for w in self.space.aligned(designs, step))]
         values = fleet.value(choices).reshape(1 + len(steps), len(designs))
         return [choices[k * len(designs) + i] for i, k in enumerate(values.argmin(axis=0))]
 

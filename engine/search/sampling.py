@@ -129,5 +129,5 @@ def _distinct(
             break
         candidate = draws[attempt % len(draws)]()
         if space.steps and attempt // len(draws) % 2:
-            candidate = space.aligned(candidate, int(random.choice(space.steps)))
+            [candidate] = space.aligned([candidate], int(random.choice(space.steps)))
     return chosen

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,7 +74,7 @@ class Space:
         # The small number keeps 10 * (1 - 0.7) from becoming 4.
         blocks = np.ceil((now - genes * np.array(self.channels)) / self.multiple - 1e-9)
         kept = np.maximum(np.maximum(blocks * self.multiple, least), max(self.minimum, 1))
-        return [tuple(int(w) for w in row) for row in np.minimum(kept, now)]
+        return _tuples(np.minimum(kept, now))
 
     def anywhere(self, genes: Array) -> Widths:
         """Return kept channels from genes (G,) that may reach beyond the box, to one channel."""
@@ -84,14 +85,14 @@ class Space:
         lost = (np.array(self.now) - np.array(widths)) / np.array(self.channels)
         return np.asarray(np.clip(lost, 0.0, self.upper))
 
-    def aligned(self, widths: Widths, multiple: int) -> Widths:
-        """Return kept channels rounded up to a multiple, as far as there are any more now."""
-        up = (-(-width // multiple) * multiple for width in widths)
-        return tuple(min(w, now) for w, now in zip(up, self.now, strict=True))
+    def aligned(self, designs: ArrayLike, multiple: int) -> list[Widths]:
+        """Return designs (n, G) rounded up to a multiple, as far as there are more channels now."""
+        up = -(-np.asarray(designs) // multiple) * multiple
+        return _tuples(np.minimum(up, self.now))
 
     def twins(self, widths: Widths) -> list[Widths]:
         """Return the other designs that a design becomes when rounded up to each of the steps."""
-        found = dict.fromkeys(self.aligned(widths, step) for step in self.steps)
+        found = dict.fromkeys(self.aligned([widths], step)[0] for step in self.steps)
         return [twin for twin in found if twin != widths]
 
     def inside(self, kept: ArrayLike) -> Widths:
@@ -99,3 +100,7 @@ class Space:
         blocks = np.ceil(np.asarray(kept, dtype=np.float64) / self.multiple)
         inside = np.maximum(blocks * self.multiple, np.array(self.smallest))
         return tuple(int(w) for w in np.minimum(inside, np.array(self.now)))
+
+
+def _tuples(kept: NDArray[Any]) -> list[Widths]:
+    return [tuple(row) for row in kept.astype(np.int64).tolist()]

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.linear_model import RidgeCV
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -10,6 +12,7 @@ from engine.compress.designs import Design
 from engine.compress.groups import trace
 from engine.compress.prune import prune
 from engine.fleet.geometry import measure_geometry
+from engine.fleet.regressors import make
 from engine.fleet.surrogates import KINDS, Surrogate, compare_predictions
 
 
@@ -132,14 +135,22 @@ def test_refitting_keeps_the_kind_and_learns_from_what_is_new(geometry, designs)
     assert (second.predict(designs) == direct.predict(designs)).all()
 
 
-def test_the_paper_s_trees_are_scikit_learn_s_with_their_defaults(geometry, designs):
-    from sklearn.ensemble import GradientBoostingRegressor
-
-    from engine.fleet.surrogates import _regressor
-
-    model = _regressor("gbrt", 0)
-    assert isinstance(model, GradientBoostingRegressor)
-    assert model.get_params() == GradientBoostingRegressor(random_state=0).get_params()
+@pytest.mark.filterwarnings("ignore:The optimal value")
+@pytest.mark.parametrize("targets", [1, 7, 60])
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_those_of_scikit_learn_with_its_defaults(kind, targets):
+    random = np.random.default_rng(3)
+    learn, ask = random.standard_normal((60, 8)), random.standard_normal((200, 8))
+    # few different values make shallow trees, one makes trees of a single leaf
+    values = np.resize(np.linspace(-1, 1, targets) if targets > 1 else [0.5], 60)
+    ours = make(kind, 0).fit(learn, values)
+    if kind == "gbrt":
+        theirs = GradientBoostingRegressor(random_state=0).fit(learn, values)
+    elif kind == "ridge":
+        theirs = RidgeCV(alphas=np.logspace(-3, 4, 22)).fit(learn, values)
+    else:
+        theirs = ours._model
+    np.testing.assert_allclose(ours.predict(ask), theirs.predict(ask), rtol=1e-7, atol=1e-9)
 
 
 def test_the_same_measurements_give_the_same_predictions_to_the_last_bit(geometry, designs):
