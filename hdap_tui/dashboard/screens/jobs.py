@@ -15,14 +15,13 @@ from hdap_tui.dashboard.formats import JOB_LETTERS, Clock, age, bar
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.messages import JobRead
 from hdap_tui.dashboard.screens.base import Hint, TableView, hint
-from hdap_tui.dashboard.widgets.job import JobPane
+from hdap_tui.dashboard.widgets.job import LIVE, JobPane
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
 from hdap_tui.progress import duration
 from hdap_tui.store.records import FleetSnapshot, JobRow
 from hdap_tui.text import clean
 
 READ_S = 0.5
-LIVE = {"running", "queued"}
 
 
 class JobsScreen(TableView):

@@ -17,10 +17,14 @@ from hdap_tui.progress import duration
 from hdap_tui.store.records import JobRow
 from hdap_tui.text import clean
 
+LIVE = {"running", "queued"}
 _SIGNS = {"running": "▶", "finished": "✓", "failed": "✗"}
 _STYLES = {"running": "running", "finished": "good", "failed": "bad"}
-CURVES = (("latency", "Nothing is scored yet."), ("accuracy", "No epoch yet."))
-"""Word in the name of a curve, and what stands in its place before there is one."""
+CURVES = (
+    ("latency", "Nothing is scored yet.", "Nothing was searched."),
+    ("accuracy", "No epoch yet.", "Nothing was trained."),
+)
+"""Word in the name of a curve, and what stands in its place while there is none, and at the end."""
 
 
 class JobPane(Container):
@@ -54,10 +58,13 @@ class JobPane(Container):
         steps = view.steps if view else ()
         self._steps.update(Text("\n").join(map(self._step, steps)))
         self._draw_log()
+        names = " ".join(name for name, _ in view.curves) if view else ""
         # Where there is room for one curve only, the later one counts.
-        self.set_class(bool(view and any(c[0] == "accuracy" for c in view.curves)), "-epochs")
-        for chart, (word, empty) in zip(self._curves, CURVES, strict=True):
-            chart.show(_plot(view, word, empty))
+        self.set_class("accuracy" in names, "-epochs")
+        self.set_class("accuracy" in names and "latency" not in names.lower(), "-unsearched")
+        over = self._row is not None and self._row.state not in LIVE
+        for chart, (word, not_yet, none) in zip(self._curves, CURVES, strict=True):
+            chart.show(_plot(view, word, none if over else not_yet))
 
     def on_resize(self) -> None:
         """Show as much of the log as there is room for."""
@@ -77,7 +84,7 @@ class JobPane(Container):
         if row is None:
             self._bar.update(Text(""))
             return
-        live = row.state in {"running", "queued"}
+        live = row.state in LIVE
         fraction = view.fraction if view and live else row.progress
         left = view.left_s if view else row.left_s
         done, rest = bar(fraction, max(10, min(48, self.size.width - 56)))

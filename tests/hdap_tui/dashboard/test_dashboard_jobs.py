@@ -48,12 +48,19 @@ async def test_the_pane_follows_what_is_appended(open_app: Open, tmp_path: Path)
         await hands.sees("260/400")
 
 
-async def test_another_job_shows_its_own_stream(open_app: Open, tmp_path: Path) -> None:
-    class Two(FakeSource):
-        def job_events(self, job, offset):  # type: ignore[no-untyped-def]
-            self.events = tmp_path / f"{job.id}.jsonl"
-            return super().job_events(job, offset)
+class Two(FakeSource):
+    """Each job has a stream of its own in a folder."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def job_events(self, job, offset):  # type: ignore[no-untyped-def]
+        self.events = self.folder / f"{job.id}.jsonl"
+        return super().job_events(job, offset)
+
+
+async def test_another_job_shows_its_own_stream(open_app: Open, tmp_path: Path) -> None:
     (tmp_path / "compress-2.jsonl").write_text("".join(f"{line}\n" for line in job_stream()))
     written: list[str] = []
     tell = Reporter("compress-1", lambda event: written.append(to_json(event) + "\n"))
@@ -61,13 +68,30 @@ async def test_another_job_shows_its_own_stream(open_app: Open, tmp_path: Path) 
     tell.started("only step", total=2, weight=10)
     tell.failed("only step", "no [/] room")
     (tmp_path / "compress-1.jsonl").write_text("".join(written))
-    async with open_app(Two()) as hands:
+    async with open_app(Two(tmp_path)) as hands:
         await hands.press("4")
         await hands.sees("▶ search")
         await hands.press("down")
         await hands.sees("✗ only step")
-        assert "search" not in hands.text().split("compress-1  interrupted")[1]
+        assert "▶ search" not in hands.text()
         await hands.sees("no [/] room")
+
+
+async def test_a_job_without_a_search_shows_no_empty_curve(open_app: Open, tmp_path: Path) -> None:
+    for job, scored in (("compress-2", True), ("compress-1", False)):  # runs; was broken off
+        written: list[str] = []
+        tell = Reporter(job, lambda event, to=written: to.append(to_json(event) + "\n"))
+        tell.started("finetune", total=2)
+        if scored:
+            tell.scored("finetune", "accuracy", 1, 0.9)
+        (tmp_path / f"{job}.jsonl").write_text("".join(written))
+    async with open_app(Two(tmp_path), size=(160, 48)) as hands:
+        await hands.press("4")
+        await hands.sees("epoch 1: 0.9")
+        assert "scored" not in hands.text()
+        await hands.press("down")
+        await hands.sees("Nothing was searched.")
+        await hands.sees("Nothing was trained.")
 
 
 async def test_cancel_and_resume_name_the_job_under_the_cursor(open_app: Open) -> None:
