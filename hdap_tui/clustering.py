@@ -1,16 +1,23 @@
-"""Cluster the fleet from what the store holds, and save what was found."""
+"""Cluster the fleet from what the store holds, and save what was found.
+
+The clusters last: a round only moves devices among them, and a device moves when several rounds
+agree (`engine.fleet.membership`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from engine.fleet.clusters import cluster, explain
-from hdap_tui.cohorts import with_facts
+from engine.fleet.membership import Asked, Membership
+from engine.fleet.quality import quality
+from engine.fleet.words import explain
+from hdap_tui.cohorts import telling_facts
 from hdap_tui.config import Settings
 from hdap_tui.errors import UserError
-from hdap_tui.store import clusters, facts, measurements
+from hdap_tui.store import clusters, facts, measurements, memberships
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import ClusterMap, ModelRow
 
@@ -21,42 +28,75 @@ def cluster_fleet(
     models: Sequence[ModelRow],
     sweep: int | None = None,
     eps_percent: float | None = None,
+    min_samples: int | None = None,
+    whole: bool = True,
 ) -> ClusterMap:
-    """Cluster the devices by their latencies on these models.
+    """Take one round of latencies on these models into the clusters.
 
     Args:
         settings: their section [clusters] may fix what is otherwise found.
         store: where the latencies are, and where the result goes.
         models: one column each.
-        sweep: only what this sweep measured; without it the newest of each device and model.
+        sweep: the round; without it the clusters are found anew from the newest latencies.
         eps_percent: devices within this many per cent are alike, before the settings' own.
+        min_samples: devices that make a neighbourhood dense, before the settings' own.
+        whole: whether the round was one of all devices. Where clusters are found for the first
+            time, those that it left out count with their newest latencies if it was not.
 
     Raises:
         UserError: fewer than two devices have been measured.
     """
     digests = [model.digest for model in models]
-    names, latencies = measurements.matrix(store, digests, sweep)
-    measured = np.isfinite(latencies).any(axis=1)
-    if measured.sum() < 2:
+    own = settings.clusters
+    asked = Asked(eps_percent or own.eps_percent, min_samples or own.min_samples)
+    held = None if sweep is None else memberships.load(store, digests)
+    if held is None or held.asked != asked:
+        held = _begin(store, digests, sweep, asked, whole)
+    else:
+        names, latencies = measurements.matrix(store, digests, sweep)
+        held.update(names, latencies, _repeatability(store, digests, sweep, latencies))
+    found = held.clustering()
+    _, newest = measurements.matrix(store, digests)
+    # A model that nobody could run tells nothing about anybody.
+    columns = np.flatnonzero(np.isfinite(newest).any(axis=0))
+    titles = [models[int(column)].name for column in columns]
+    told = telling_facts(held.names, facts.latest(store))
+    notes = explain(newest[:, columns], found.labels, titles, told)
+    with store.write():
+        memberships.save(store, held, digests)
+        return clusters.save(
+            store, found, held.names, titles, newest[:, columns], notes, quality(found)
+        )
+
+
+def _begin(
+    store: Store, digests: Sequence[str], sweep: int | None, asked: Asked, whole: bool
+) -> Membership:
+    names, latencies = measurements.matrix(store, digests, sweep if whole else None)
+    measured = int(np.isfinite(latencies).any(axis=1).sum())
+    if measured < 2:
         raise UserError(
-            f"{int(measured.sum())} devices have been measured, and two at least are needed to "
+            f"{measured} devices have been measured, and two at least are needed to "
             'tell which are alike; run "hdap sweep".'
         )
-    # A model that nobody could run tells nothing about anybody.
-    columns = np.flatnonzero(np.isfinite(latencies[measured]).any(axis=0))
-    table = latencies[:, columns]
-    used = [models[int(column)] for column in columns]
-    sigma = np.array([np.nan])
-    if sweep is not None:
-        sigma = measurements.relative_sigma(store, [model.digest for model in used], sweep)
-    own = settings.clusters
-    found = cluster(
-        table,
-        repeatability=sigma if np.isfinite(sigma).all() else None,
-        eps_percent=eps_percent or own.eps_percent or None,
-        min_samples=own.min_samples or None,
+    earlier = clusters.latest(store)
+    return Membership.begin(
+        names,
+        latencies,
+        _repeatability(store, digests, sweep, latencies),
+        asked,
+        before=dict(zip(earlier.devices, earlier.labels, strict=True)),
+        next_id=memberships.next_id(store),
     )
-    titles = [model.name for model in used]
-    labels = [int(label) for label in found.labels]
-    notes = with_facts(explain(table, found.labels, titles), names, labels, facts.latest(store))
-    return clusters.save(store, found, names, titles, table, notes)
+
+
+def _repeatability(
+    store: Store, digests: Sequence[str], sweep: int | None, latencies: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Return how well each model repeats; None where that is not known of all."""
+    if sweep is None:
+        return None
+    sigma = measurements.relative_sigma(store, digests, sweep)
+    unused = ~np.isfinite(latencies).any(axis=0)
+    sigma[unused] = 1.0  # nobody looks at it
+    return sigma if np.isfinite(sigma).all() else None

@@ -77,7 +77,7 @@ class Watcher:
             common = Counter(models[-1].digest for models in visits.values()).most_common(1)[0][0]
             deployed = next(m[-1] for m in visits.values() if m[-1].digest == common)
             # A part of the fleet takes its place among what is known of the others.
-            self._cluster([*probes, deployed], self.measuring.last_sweep if whole else None)
+            self._cluster([*probes, deployed], self.measuring.last_sweep, whole)
             self._probe({one.device for one in found if one.ok})
         return found
 
@@ -112,9 +112,9 @@ class Watcher:
             self._say("probe")
             probe(self.measuring, due)
 
-    def _cluster(self, models: Sequence[ModelRow], sweep: int | None) -> None:
+    def _cluster(self, models: Sequence[ModelRow], sweep: int, whole: bool) -> None:
         try:
-            cluster_fleet(self.settings, self.store, models, sweep)
+            cluster_fleet(self.settings, self.store, models, sweep, whole=whole)
         except UserError as error:
             self.context.reporter.noted("clusters", str(error))
 

@@ -184,6 +184,8 @@ def alert_sentence(alert: AlertRow) -> str:
     subject = clean(alert.subject, 60)
     if alert.kind == "spread":
         return f"{subject} has become uneven"
+    if alert.kind == "migration":
+        return f"{subject} behaves like another cluster now"
     how = {"step": "at once", "ramp": "slowly"}.get(alert.kind, "")
     return f"{subject} has become {abs(alert.size_percent):.1f} % {way} {how}".rstrip()
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.latency import Latency
 
-SweepKind = Literal["sweep", "canary", "bench", "deploy", "sampling"]
+SweepKind = Literal["sweep", "canary", "bench", "deploy", "sampling", "estimate"]
 
 RECENT = 32
 """Latencies of a device and model kept at hand for its sparkline."""
@@ -244,6 +244,30 @@ def round_values(store: Store, sweep: int, digest: str) -> dict[str, float]:
     return {row["name"]: row["median_ms"] for row in found}
 
 
+def last_of_deployed(store: Store) -> tuple[int, dict[str, float]] | None:
+    """Return the latest whole round that timed what devices run, with the latency of each in ms.
+
+    A round that a device went through with another model than it has by now does not count for it.
+    """
+    with store.read():
+        for row in store.rows(
+            """SELECT id FROM sweeps WHERE finished_at IS NOT NULL
+                AND kind IN ('sweep', 'canary', 'estimate') ORDER BY id DESC LIMIT ?""",
+            (_LOOKED_BACK,),
+        ):
+            found = store.rows(
+                """SELECT d.name, s.median_ms FROM samples s JOIN devices d ON d.id = s.device_id
+                WHERE s.sweep_id = ? AND s.model_id = d.model_id AND s.median_ms IS NOT NULL
+                    AND s.configuration = '' AND d.position IS NOT NULL ORDER BY s.at""",
+                (row["id"],),
+            )
+            if found:
+                return row["id"], {one["name"]: one["median_ms"] for one in found}
+    return None
+
+
+_LOOKED_BACK = 20
+"""Rounds among which one of the models in use is sought."""
 _MODEL_NAME = "coalesce(m.name, substr(m.digest, 1, 12)) AS model"
 
 

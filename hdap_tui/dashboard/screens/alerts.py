@@ -153,6 +153,8 @@ def _subject(row: AlertRow) -> Cell:
 def _size(row: AlertRow) -> Cell:
     if row.kind == "spread":
         return Cell("uneven", "warn")
+    if row.kind == "migration":
+        return Cell("moved", "warn")
     slower = row.direction == "up"
     arrow = "▲" if slower else "▼"
     style = "muted" if row.state == "resolved" else "bad" if slower else "good"
