@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class Budget:
         rate = self.per_week / (max(series, 1) * self.rounds_per_week)
         jump_z, jumps = _jump(JUMP * rate, noise, settings.jump_consecutive)
         level = (1 - SPREAD) * rate - jumps
-        found = {
+        found: dict[str, Any] = {
             "h": max(height(LEVEL_HEIGHTS, level, noise.rho), _LEAST_LEVEL),
             "scale_h": max(height(SPREAD_HEIGHTS, SPREAD * rate, noise.rho), _LEAST_SPREAD),
             "jump_z": jump_z,

@@ -23,14 +23,16 @@ class Crowd:
     """Devices that changed about the same time.
 
     When more than a few change the same way within the window, they are told as one; as long as
-    more than a few go on to change, these are added and not told. A crowd is over once half of it
-    is back; what is left of it is told then.
+    more than a few go on to change, whichever way, these are added and not told. A crowd is over
+    once only a few of it are left and none of them has come back for as long as the window; they
+    are told then.
     """
 
     def __init__(self) -> None:
         self._recent: list[Signal] = []
         self._members: set[str] = set()
         self._silent: dict[str, Signal] = {}
+        self._left = (0, 0)  # how many are not back, and since which round
 
     def __len__(self) -> int:
         """Return how many devices it is; 0 where there is no crowd."""
@@ -47,11 +49,15 @@ class Crowd:
             devices: how many are watched.
             active: those whose change is not over.
         """
-        fresh = [one for one in said if _is_of_a_device(one)]
+        fresh = [
+            one
+            for one in said
+            if isinstance(one, Signal) and one.scope == "device" and one.kind in ("step", "ramp")
+        ]
         self._recent = [one for one in self._recent if now - one.round < WINDOW] + fresh
         least = max(PEERS, math.floor(_SHARE * devices))
         if self._members:
-            told = self._ended(now, active)
+            told = self._ended(now, active, least)
             joining = fresh if self._members and len(self._recent) > least else []
         else:
             ways = Counter(one.direction for one in self._recent).most_common(1)
@@ -77,6 +83,7 @@ class Crowd:
             "recent": [asdict(one) for one in self._recent],
             "members": sorted(self._members),
             "silent": [asdict(one) for one in self._silent.values()],
+            "left": list(self._left),
         }
 
     @classmethod
@@ -86,20 +93,20 @@ class Crowd:
         crowd._recent = [Signal(**one) for one in state["recent"]]
         crowd._members = set(state["members"])
         crowd._silent = {one["subject"]: Signal(**one) for one in state["silent"]}
+        crowd._left = (int(state["left"][0]), int(state["left"][1]))
         return crowd
 
-    def _ended(self, now: int, active: Collection[str]) -> list[Said]:
+    def _ended(self, now: int, active: Collection[str], least: int) -> list[Said]:
         """Return that it is over and what is left of it, once it is."""
         left = self._members & set(active)
-        if 2 * len(left) >= len(self._members):
+        if len(left) != self._left[0]:
+            self._left = (len(left), now)
+        waiting = left and now - self._left[1] < WINDOW
+        if waiting or len(left) > least or 2 * len(left) >= len(self._members):
             return []
-        rest = [one for name, one in self._silent.items() if name in left]
+        rest = [replace(one, round=now) for name, one in self._silent.items() if name in left]
         self._members, self._silent = set(), {}
         return [Clearance(scope="fleet", subject="fleet", round=now), *rest]
-
-
-def _is_of_a_device(one: Said) -> bool:
-    return isinstance(one, Signal) and one.scope == "device" and one.kind in ("step", "ramp")
 
 
 def _summed(group: Sequence[Signal], now: int) -> Signal:

@@ -19,6 +19,7 @@ from engine.fleet.fits import RAMP_LEAST, Kind, gains
 from engine.fleet.limits import (
     MAD,
     DriftSettings,
+    median_error,
     midmean,
     midmean_error,
     robust_sigma,
@@ -38,6 +39,8 @@ _LATEST = 9
 """Values that the size of a change is told from."""
 _ALLOWANCE = 4.0
 """How many standard errors the baseline may be off."""
+_DOUBT = 3.0
+"""Standard errors that a series must be nearer to its baseline than to the change."""
 _LEVEL = 0.7
 """What a level is at least, against the scatter around it."""
 _SPREAD_ROOM = 1.5
@@ -95,6 +98,7 @@ class _State:
     recent: list[float | None] = field(default_factory=list)
     active: str = ""
     direction: str = ""
+    size: float = 0.0
     onset: int = 0
 
     def restart(self, index: int) -> None:
@@ -232,7 +236,7 @@ class Monitor:
         change = self._charts(index, value - state.baseline, noise, error)
         if change is not None:
             state.active, state.direction = change.kind, change.direction
-            state.onset = change.onset_index
+            state.onset, state.size = change.onset_index, abs(change.size or 0.0)
             state.restart(index)
         elif (
             state.learned
@@ -289,7 +293,7 @@ class Monitor:
                 state.active, state.direction = "step", "up"
                 state.onset = self._nth_last(lasting)
                 state.restart(index)
-                size = float(np.median(now)) - level
+                state.size = size = float(np.median(now)) - level
                 return Change(index, state.onset, "step", "up", size, level, self.relative)
         self._settle([*state.learned, value])
         if state.baseline is not None:
@@ -412,11 +416,14 @@ class Monitor:
                 and float(np.minimum(np.abs(values[-_KEPT:]) / noise, 3).mean()) < 1.1
             )
         else:
-            last = values[-limits.clear_consecutive :] * (1 if state.direction == "up" else -1)
+            # A few samples of a small change may look as if it were over.
+            doubt = _DOUBT * median_error(1) * noise / max(state.size - near, noise / 4)
+            wanted = max(limits.clear_consecutive, min(math.ceil(doubt**2), _KEPT))
+            last = values[-wanted:] * (1 if state.direction == "up" else -1)
             over = (
-                len(last) == limits.clear_consecutive
+                len(last) == wanted
                 and float(np.median(last)) < near
-                and float(last.max()) < near + 3 * noise
+                and float(last[-limits.clear_consecutive :].max()) < near + 3 * noise
             )
         if not over:
             return None

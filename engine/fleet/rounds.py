@@ -176,6 +176,8 @@ class FleetMonitor:
         self._set_limits()
         said = self._learn(logs) if self._fleet is None else self._check(logs, clusters or {})
         active = {name for name, chart in self._devices.items() if chart.monitor.active}
+        if self._crowd:  # the fleet has its alert already
+            said = [s for s in said if s.scope != "fleet" or isinstance(s, Clearance)]
         said = self._crowd.sift(said, self._round, len(self._devices), active)
         said += tell(self._homes.update(clusters or {}), self._devices, self._round)
         together = len(self._crowd) or (self._fleet is not None and self._fleet.monitor.active)

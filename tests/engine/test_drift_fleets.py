@@ -120,11 +120,13 @@ def test_heights_fall_with_the_rate_and_rise_with_the_correlation():
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.6])
 def test_the_correlation_of_a_fleet_is_learned_and_chance_is_taken_for_none(rho):
     logs = table(30, 1000, rho)
-    found = pooled(logs - np.median(logs, axis=1)[:, None] - np.median(logs, axis=0), 1000)
+    logs -= np.median(logs, axis=0)
+    found = pooled(logs - np.median(logs, axis=1)[:, None], 1000)
     assert found.rho == pytest.approx(rho, abs=0.06)
     assert found.sigma == pytest.approx(0.0262, rel=0.04)
-    few = [pooled(table(30, 8, 0.0, seed), 8).rho for seed in range(20)]
-    assert np.mean(few) < 0.05
+    few = [table(30, 8, 0.0, seed) for seed in range(20)]
+    few = [pooled(one - np.median(one, axis=0), 8).rho for one in few]
+    assert np.mean(few) < 0.1
 
 
 def test_a_fleets_monitor_holds_its_charts_to_the_budget():
@@ -203,10 +205,7 @@ def test_what_a_version_brings_is_one_alert_and_its_devices_learn_anew():
 def test_the_same_roll_out_told_by_nobody_is_an_alert_of_many_devices():
     logs, _ = rollout(0.15)
     signals, _ = watched(logs)
-    assert [s.subject for s in signals if s.scope == "fleet"] == ["fleet"] * len(
-        [s for s in signals if s.scope == "fleet"]
-    )
-    assert any(s.scope == "fleet" for s in signals)
+    assert {(s.subject, s.kind) for s in signals if s.scope != "device"} == {("fleet", "step")}
     assert sum(s.scope == "device" for s in signals) <= 6
 
 
@@ -248,7 +247,7 @@ def test_a_version_that_was_not_known_before_is_no_change():
 
 
 def crowd():
-    logs = table(120)
+    logs = table(140)
     logs[20:, :12] += math.log(1.3)
     logs[70:, :9] -= math.log(1.3)
     return logs
@@ -330,7 +329,7 @@ def test_a_monitor_of_versions_crowds_and_migrations_goes_on_from_its_state():
     labels = {f"d{i}": i // 20 for i in range(40)}
 
     def clusters(number):
-        return labels if number < 30 else {**labels, "d39": 0}
+        return labels if number < 85 else {**labels, "d39": 0}
 
     whole, pieces, said = FleetMonitor(SHORT, Budget()), FleetMonitor(SHORT, Budget()), []
     for number in range(len(logs)):

@@ -17,7 +17,7 @@ from hdap_tui.store import alerts, clusters, devices, drift, facts, measurements
 from hdap_tui.store.database import Store, open_store
 from hdap_tui.store.records import AlertRow, ClusterMap
 
-DEVICES, DIGEST = 12, "ab" * 32
+DEVICES, DIGEST = 20, "ab" * 32
 FACTS = {"os": "Debian 12", "kernel": "6.1.0", "onnxruntime": "1.20.1"}
 
 
@@ -118,7 +118,7 @@ def test_a_look_that_finds_a_fact_for_the_first_time_is_no_new_version(site: Sit
 def test_a_device_that_changes_its_cluster_is_told_and_resolved_when_it_is_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labels = [0] * 6 + [1] * 6
+    labels = [0] * 10 + [1] * 10
 
     def latest(_: Store) -> ClusterMap:
         return ClusterMap(devices=tuple(site.names), labels=tuple(labels))
