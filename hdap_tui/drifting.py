@@ -16,6 +16,7 @@ from engine.fleet.rounds import Scope as Watched
 from engine.latency import Latency
 from hdap_tui.config import Settings
 from hdap_tui.fact_names import Fact
+from hdap_tui.names import with_letters
 from hdap_tui.store import alerts, clusters, drift, facts, measurements
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store
@@ -94,32 +95,36 @@ def restart(settings: Settings, store: Store, digest: str, names: Sequence[str])
 
 
 def forget_baseline(settings: Settings, store: Store, alert: AlertRow) -> None:
-    """Have the baselines that an alert was told against learned anew."""
-    names = [device.name for device in settings.devices]
-    if alert.kind == "migration":
-        return  # the device is at home where it is now
-    if alert.scope == "cluster" and alert.subject.startswith(_COHORT):
-        _accept_version(settings, store, alert)
-        return
-    if alert.scope == "device":
-        names = [alert.subject]
-    elif alert.scope == "cluster":
-        where = clusters.latest(store)
-        label = int(alert.subject.rpartition(" ")[2])
-        names = [d for d, own in zip(where.devices, where.labels, strict=True) if own == label]
+    """Take as normal what an alert told of.
+
+    Baselines are learned anew; a device that has moved is at home where it is, and what a version
+    brought its devices have learned, or are learning.
+    """
     with store.write():
         model = table.by_name(store, alert.model)
-        if model is not None:
-            restart(settings, store, model.digest, names)
-
-
-def _accept_version(settings: Settings, store: Store, alert: AlertRow) -> None:
-    with store.write():
-        model = table.by_name(store, alert.model)
-        if model is not None:
-            monitor = _load(settings, store, model.digest)
+        if model is None:
+            return
+        is_cohort = alert.scope == "cluster" and alert.subject.startswith(_COHORT)
+        if alert.kind != "migration" and not is_cohort:
+            restart(settings, store, model.digest, _concerned(settings, store, alert))
+            return
+        monitor = _load(settings, store, model.digest)
+        if alert.kind == "migration":
+            monitor.accept_moves(_concerned(settings, store, alert))
+        else:
             monitor.accept_version(alert.subject.removeprefix(_COHORT))
-            _save(store, model.digest, monitor)
+        _save(store, model.digest, monitor)
+
+
+def _concerned(settings: Settings, store: Store, alert: AlertRow) -> list[str]:
+    """Return the devices that an alert is about."""
+    if alert.scope == "device":
+        return [alert.subject]
+    if alert.scope == "fleet":
+        return [device.name for device in settings.devices]
+    where = clusters.latest(store)
+    label = int(alert.subject.rpartition(" ")[2])
+    return [d for d, own in zip(where.devices, where.labels, strict=True) if own == label]
 
 
 def _versions(known: Mapping[str, Mapping[str, Fact]]) -> dict[str, str]:
@@ -169,7 +174,7 @@ def _fire(settings: Settings, store: Store, digest: str, signal: Signal) -> tupl
         onset_at=_onset(store, digest, signal),
         emulated=signal.subject in emulated if one else bool(emulated),
         inhibited=max(len(narrower), stands_for),
-        text=signal.note,
+        text=with_letters(signal.note),
     )
 
 

@@ -44,27 +44,23 @@ class Round:
             raise UserError(f'{error}; run "hdap sweep".') from error
 
 
-def latest_round(store: Store) -> Round:
-    """Return the latest whole round that timed the models in use.
+def latest_round(store: Store, sweep: int | None = None) -> Round:
+    """Return the latest whole round that timed the models in use; `sweep` asks for that one.
 
     Raises:
         UserError: there is none, or the fleet has not been clustered yet.
     """
-    found = measurements.last_of_deployed(store)
+    found = measurements.last_of_deployed(store, sweep)
     if found is None:
         raise UserError('The models in use have not been measured yet: run "hdap sweep" first.')
-    sweep, values = found
+    number, values = found
     rows = devices.rows(store)
     labels = _labels(store, rows)
-    sigma = measurements.relative_sigma(
-        store, sorted({row.model_digest for row in rows if row.model_digest}), sweep
-    )
-    known = sigma[np.isfinite(sigma)]
     return Round(
         names=tuple(row.name for row in rows),
         values=tuple(values.get(row.name, math.nan) for row in rows),
         labels=labels,
-        repeatability=float(np.median(known)) if len(known) else 0.0,
+        repeatability=_repeatability(store, rows, number),
     )
 
 
@@ -82,7 +78,9 @@ def plan_sample(store: Store, within_percent: float) -> tuple[Plan, tuple[str, .
     values = np.array([math.nan if r.latency_ms is None else r.latency_ms for r in rows])
     placed = labels != _UNPLACED
     try:
-        needed = plan(strata_of(values, labels, placed), within_percent)
+        latest = measurements.last_of_deployed(store)
+        sigma = _repeatability(store, rows, latest[0]) if latest else 0.0
+        needed = plan(strata_of(values, labels, placed), within_percent, repeatability=sigma)
     except ValueError as error:
         raise UserError(f'{error}; run "hdap sweep" first.') from error
     drawn = draw(labels, needed.allocation, np.random.default_rng())
@@ -92,6 +90,14 @@ def plan_sample(store: Store, within_percent: float) -> tuple[Plan, tuple[str, .
 def measure_sample(measuring: Measuring, names: Sequence[str]) -> list[Latency]:
     """Time the model in use on some devices, as a round of its own."""
     return measuring.run("estimate", {name: [measuring.deployed(name)] for name in names})
+
+
+def _repeatability(store: Store, rows: Sequence[DeviceRow], sweep: int) -> float:
+    """Return how well one measurement of the models in use repeats; 0 where nobody knows."""
+    digests = sorted({row.model_digest for row in rows if row.model_digest})
+    sigma = measurements.relative_sigma(store, digests, sweep)
+    known = sigma[np.isfinite(sigma)]
+    return float(np.median(known)) if len(known) else 0.0
 
 
 def _labels(store: Store, rows: Sequence[DeviceRow]) -> tuple[int, ...]:

@@ -118,7 +118,8 @@ class Cohorts:
     def expected(self) -> dict[str, float]:
         """Return where the devices that learn anew should be, by what their version brought."""
         shifts = {
-            version: chart.monitor.deviation or 0.0 for version, chart in self._charts.items()
+            version: (chart.monitor.baseline or 0.0) + (chart.monitor.deviation or 0.0)
+            for version, chart in self._charts.items()
         }
         return {
             name: before + shifts.get(self._versions[name], 0.0)
@@ -134,9 +135,12 @@ class Cohorts:
         self._moved.discard(name)
         self._before.pop(name, None)
 
-    def accept(self, version: str) -> None:
-        """Take what a version brought as normal."""
-        self._charts.pop(version, None)
+    def accept(self, version: str, now: int) -> None:
+        """Take what a version brought as normal: only what it does from now on is a change."""
+        chart = self._charts.get(version)
+        if chart is not None:
+            level = (chart.monitor.baseline or 0.0) + (chart.monitor.deviation or 0.0)
+            self._charts[version] = Chart(Monitor.settled(level, self.settings), now)
 
     def set_limits(self, settings: DriftSettings) -> None:
         """Give all charts other limits."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.fleet import estimate
 from engine.fleet.clusters import cluster
 from engine.fleet.quality import quality
-from engine.fleet.tables import SCHEMA_VERSION, LatencyTable, shown
+from engine.fleet.tables import SCHEMA_VERSION, LatencyTable
 from engine.fleet.words import explain
 
 
@@ -27,11 +25,14 @@ def clusters_document(
         table: the devices that are clustered.
         eps_percent: devices within this many per cent are alike; None finds it.
         min_samples: devices that make a neighbourhood dense; None finds it.
-        later: more devices with the same measurements, which are only assigned.
+        later: more devices with the same measurements in the same order, which are only
+            assigned.
 
     Raises:
-        ValueError: an argument makes no sense, or `later` lacks a measurement.
+        ValueError: an argument makes no sense, or `later` has other measurements.
     """
+    if later is not None and later.measurements != table.measurements:
+        raise ValueError("the devices to assign must have the same measurements in the same order")
     found = cluster(table.latencies, None, eps_percent, min_samples)
     notes = explain(table.latencies, found.labels, table.measurements, table.facts)
     figures = quality(found)
@@ -65,17 +66,9 @@ def clusters_document(
         "labels": dict(zip(table.devices, found.labels.tolist(), strict=True)),
     }
     if later is not None:
-        assigned = found.places.assign(_columns(later, table.measurements))
+        assigned = found.places.assign(later.latencies)
         document["assigned"] = dict(zip(later.devices, assigned.tolist(), strict=True))
     return document
-
-
-def _columns(table: LatencyTable, wanted: Sequence[str]) -> NDArray[np.float64]:
-    """Return a table's measurements in another one's order."""
-    lacking = [name for name in wanted if name not in table.measurements]
-    if lacking:
-        raise ValueError(f"the devices to assign have no column {shown(lacking[0])}")
-    return table.latencies[:, [table.measurements.index(name) for name in wanted]]
 
 
 def estimate_document(

@@ -68,6 +68,8 @@ class Estimate:
     """Share of the fleet in strata of which a device was measured; the mean is over these."""
     strata: tuple[Stratum, ...]
     """The clusters, the noise last."""
+    repeatability: float = 0.0
+    """Relative standard deviation of one measurement that was reckoned with."""
 
     @property
     def within_percent(self) -> float:
@@ -129,9 +131,7 @@ def estimate(
     spreads, freedoms = _spreads(sampled, everything)
     weights = sizes / sizes.sum()
     mean = float(weights @ means)
-    left = 1 - counts / sizes
-    parts = weights**2 * spreads**2 / counts * left
-    error = float(np.sum(weights**2 * (repeatability * means) ** 2 / counts * (1 - left)))
+    parts, error = _variance(sizes, counts, spreads, repeatability * means)
     between = 0.0
     if not known.all():
         phase = 1 / known.sum() - 1 / len(ids)
@@ -148,6 +148,7 @@ def estimate(
         measured=len(everything),
         covered=float(sizes.sum() / sum(one.devices for one in strata)),
         strata=strata,
+        repeatability=repeatability,
     )
 
 
@@ -175,7 +176,12 @@ def strata_of(values: Array, labels: Labels, placed: NDArray[np.bool_]) -> tuple
     return tuple(sorted(strata, key=lambda one: (one.id == NOISE, one.id)))
 
 
-def plan(strata: Sequence[Stratum], within_percent: float, confidence: float = CONFIDENCE) -> Plan:
+def plan(
+    strata: Sequence[Stratum],
+    within_percent: float,
+    confidence: float = CONFIDENCE,
+    repeatability: float = 0.0,
+) -> Plan:
     """Return how many devices to measure until the mean is known within so many per cent.
 
     As many of each stratum as is in proportion to its size times its spread (Neyman, Journal of
@@ -185,6 +191,7 @@ def plan(strata: Sequence[Stratum], within_percent: float, confidence: float = C
         strata: as far as they are known; one that was not measured is taken to be like the rest.
         within_percent: half of the interval's width.
         confidence: of the interval.
+        repeatability: as `estimate` takes it; even all devices may not be enough for the width.
 
     Raises:
         ValueError: the width is not positive, or there is no measurement at all.
@@ -207,10 +214,10 @@ def plan(strata: Sequence[Stratum], within_percent: float, confidence: float = C
         return np.asarray(np.minimum(sizes, wished))
 
     def half(counts: Array) -> float:
-        weights = sizes / sizes.sum()
-        parts = weights**2 * spreads**2 / counts * (1 - counts / sizes)
-        freedom = _freedom(parts, np.maximum(counts - 1, 1), float(parts.sum()))
-        return _quantile(confidence, freedom) * math.sqrt(float(parts.sum()))
+        parts, error = _variance(sizes, counts, spreads, repeatability * means)
+        variance = float(parts.sum()) + error
+        freedom = _freedom(parts, np.maximum(counts - 1, 1), variance)
+        return _quantile(confidence, freedom) * math.sqrt(variance)
 
     low, high = 0.0, 1 / float(spreads.min())
     if half(allocated(low)) <= wanted:
@@ -239,7 +246,9 @@ def draw(
 
 def document(found: Estimate, wanted: Sequence[float] = ()) -> dict[str, Any]:
     """Return an estimate as plain data for JSON, with the plans for some widths."""
-    plans = [(within, plan(found.strata, within)) for within in wanted]
+    plans = [
+        (within, plan(found.strata, within, repeatability=found.repeatability)) for within in wanted
+    ]
     return {
         "mean_ms": found.mean_ms,
         "low_ms": found.low_ms,
@@ -281,6 +290,13 @@ def _check(values: Array, labels: Labels, placed: NDArray[np.bool_], confidence:
     if measured < 2:
         devices = "no device was" if not measured else "one device alone was"
         raise ValueError(f"{devices} measured; an interval needs two at least")
+
+
+def _variance(sizes: Array, counts: Array, spreads: Array, errors: Array) -> tuple[Array, float]:
+    """Return each stratum's part of the mean's variance (5.6), and what measuring adds (10.15)."""
+    weights, share = sizes / sizes.sum(), counts / sizes
+    parts = weights**2 * spreads**2 / counts * (1 - share)
+    return parts, float(np.sum(weights**2 * errors**2 / counts * share))
 
 
 def _spreads(sampled: Sequence[Stratum], everything: Array) -> tuple[Array, Array]:

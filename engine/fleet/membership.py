@@ -80,14 +80,17 @@ class Membership:
             raise ValueError("this is no state of a fleet's clusters")
         self.names = list(names)
         self.records = records
-        self.places = Places.from_state(state["places"])
-        self.asked = Asked(**state["asked"])
-        self.min_samples = int(state["min_samples"])
-        self.next_id = int(state["next_id"])
-        self._explained = (float(state["explained"][0]), float(state["explained"][1]))
-        self._noise, self._devices = float(state["noise"]), int(state["devices"])
-        self._rounds, self._due = int(state["rounds"]), int(state["due"])
-        self._heads = {int(key): str(name) for key, name in state["heads"].items()}
+        try:
+            self.places = Places.from_state(state["places"])
+            self.asked = Asked(**state["asked"])
+            self.min_samples = int(state["min_samples"])
+            self.next_id = int(state["next_id"])
+            self._explained = (float(state["explained"][0]), float(state["explained"][1]))
+            self._noise, self._devices = float(state["noise"]), int(state["devices"])
+            self._rounds, self._due = int(state["rounds"]), int(state["due"])
+            self._heads = {int(key): str(name) for key, name in state["heads"].items()}
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"not the whole state of a fleet's clusters: {error!r}") from error
 
     @classmethod
     def begin(

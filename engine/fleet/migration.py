@@ -6,7 +6,8 @@ only where several rounds agree, so whoever has another one than before has move
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,9 @@ class Move:
     origin: int
     target: int
     back: bool
-    """It is back where it was before its last move."""
+    """It is back where it was at home."""
+    left_behind: int = 0
+    """How many devices that came to `origin` from elsewhere are still there."""
 
 
 class Homes:
@@ -50,11 +53,17 @@ class Homes:
             self._homes[device] = label
             if label == home or home not in left:
                 continue
-            back = self._former.pop(device, None) == label
-            if not back:
-                self._former[device] = home
+            back = self._former.setdefault(device, home) == label
+            if back:
+                del self._former[device]
             moves.append(Move(device, home, label, back))
-        return moves
+        guests = Counter(self._homes[device] for device in self._former)
+        return [replace(move, left_behind=guests[move.origin]) for move in moves]
+
+    def settle(self, devices: Iterable[str]) -> None:
+        """Take devices as being at home where they are."""
+        for name in devices:
+            self._former.pop(name, None)
 
     def forget(self, devices: Collection[str]) -> None:
         """Take devices as being at home where they are next."""
@@ -77,27 +86,33 @@ class Homes:
 def tell(moves: Sequence[Move], charts: Mapping[str, Chart], now: int) -> list[Said]:
     """Return what is to be said of moves: more than `PEERS` that go the same way are one signal.
 
+    That signal is over once no more than `PEERS` of the devices that came are left.
+
+
     Args:
         moves: who has moved.
         charts: those of the devices; who is still being learned has nothing to compare with.
         now: the round.
     """
     groups: dict[tuple[int, int], list[Move]] = {}
+    over: dict[tuple[Scope, str], Clearance] = {}
     for move in moves:
         chart = charts.get(move.device)
-        if chart is not None and not chart.monitor.learning:
+        ends: list[tuple[Scope, str]] = [("device", move.device)] if move.back else []
+        if move.back and move.left_behind <= PEERS:
+            ends.append(("cluster", f"cluster {move.origin}"))
+        for scope, subject in ends:
+            over[scope, subject] = Clearance(
+                scope=scope, subject=subject, round=now, kind="migration"
+            )
+        if not move.back and chart is not None and not chart.monitor.learning:
             groups.setdefault((move.origin, move.target), []).append(move)
-    said: list[Said] = []
+    said: list[Said] = list(over.values())
     for (_, target), group in groups.items():
         if len(group) > PEERS:
             said.append(_signal("cluster", f"cluster {target}", group, charts, now))
-            continue
-        for move in group:
-            name = move.device
-            if move.back:
-                said.append(Clearance(scope="device", subject=name, round=now, kind="migration"))
-            else:
-                said.append(_signal("device", name, [move], charts, now))
+        else:
+            said += [_signal("device", move.device, [move], charts, now) for move in group]
     return said
 
 

@@ -84,7 +84,7 @@ def _correlation(residuals: Array) -> float:
     """
     next_one, after_next = residuals[1:] - residuals[:-1], residuals[2:] - residuals[:-2]
     near, far = (np.abs(steps[~np.isnan(steps)]) for steps in (next_one, after_next))
-    if not len(far) or not np.median(near) > 0:
+    if not len(near) or not len(far) or not np.median(near) > 0:
         return 0.0
     rho = (float(np.median(far)) / float(np.median(near))) ** 2 - 1
     chance = _CHANCE / math.sqrt(len(far))

@@ -73,6 +73,8 @@ def _apart(points: Array, labels: Labels) -> float | None:
 def _stability(
     found: Clustering, points: Array, labels: Labels, share: float, rng: np.random.Generator
 ) -> tuple[float, ...]:
+    if not found.ids:
+        return ()
     # Of n devices drawn n times with putting back, as many are different ones.
     different = 1 - math.exp(-1)
     least = max(1, round(found.min_samples * share * different))

@@ -18,6 +18,7 @@ from engine.fleet.crowds import Crowd
 from engine.fleet.limits import DriftSettings, median_error
 from engine.fleet.migration import Homes, tell
 from engine.fleet.monitor import Change, Cleared, Monitor
+from engine.fleet.older import of_version_1
 from engine.fleet.peers import LEAST_PEERS, PEERS, fleet_round, polish
 from engine.fleet.pooled import Noise
 from engine.fleet.signals import Chart, Clearance, Said, Scope, Signal, Standing, signal
@@ -100,8 +101,12 @@ class FleetMonitor:
         self._homes.forget(names)
 
     def accept_version(self, version: str) -> None:
-        """Take what a version brought as normal; its devices have learned anew already."""
-        self._cohorts.accept(version)
+        """Take what a version brought as normal; its devices learn anew by themselves."""
+        self._cohorts.accept(version, self._round)
+
+    def accept_moves(self, devices: Iterable[str]) -> None:
+        """Take devices as being at home in the cluster that they have moved to."""
+        self._homes.settle(devices)
 
     def to_state(self) -> dict[str, Any]:
         """Return all it knows as plain data for JSON."""
@@ -128,12 +133,14 @@ class FleetMonitor:
         """Return a monitor that goes on exactly where `to_state` left off.
 
         Raises:
-            ValueError: the state is not one of a fleet's monitor, or of another version.
+            ValueError: the state is not one of a fleet's monitor, or of a newer version.
         """
         monitor = cls(settings, budget)
-        if state.get("version") != _VERSION:
+        if state.get("version") not in (1, _VERSION):
             raise ValueError(f"not the state of a fleet's monitor, version {_VERSION}")
         try:
+            if state["version"] == 1:
+                state = of_version_1(state)
             monitor._round = int(state["round"])
             monitor._first = [dict(early) for early in state["first"]]
             monitor.noise = Noise.from_state(state["noise"])
@@ -315,6 +322,7 @@ class FleetMonitor:
                 said.append(Clearance(scope="cohort", subject=subject, round=self._round))
             else:
                 count = len(found.devices)
+                level += found.change.baseline  # what was accepted already
                 chart, now = found.chart, self._round
                 said.append(signal("cohort", subject, chart, found.change, level, count, now))
         return said

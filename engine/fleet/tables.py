@@ -47,20 +47,26 @@ class Series:
     values: list[float] = field(default_factory=list)
 
 
-def read_latencies(path: str | Path, facts: Sequence[str] = ()) -> LatencyTable:
+def read_latencies(
+    path: str | Path, facts: Sequence[str] = (), wanted: Sequence[str] | None = None
+) -> LatencyTable:
     """Read a table of devices and what was measured on them.
 
     Args:
         path: the file.
         facts: columns that hold no measurement but what a device is.
+        wanted: measurements to read, in this order; other columns are passed over. All of them
+            where left out.
 
     Raises:
         ValueError: the file cannot be read, or is no such table; says where and what to mend.
     """
     rows = _Rows(path)
     header = rows.header
-    _check_header(rows, facts)
-    numbers = [index for index, name in enumerate(header) if index and name not in facts]
+    _check_header(rows, facts, wanted or ())
+    if wanted is None:
+        wanted = [name for name in header[1:] if name not in facts]
+    numbers = [header.index(name, 1) for name in wanted]
     lines: dict[str, int] = {}
     table = []
     told: dict[str, list[str | None]] = {name: [] for name in facts}
@@ -84,13 +90,13 @@ def read_latencies(path: str | Path, facts: Sequence[str] = ()) -> LatencyTable:
         raise rows.wrong("no device has a number; there is nothing to compare")
     return LatencyTable(
         devices=tuple(lines),
-        measurements=tuple(header[i] for i in numbers),
+        measurements=tuple(wanted),
         latencies=latencies,
         facts={name: tuple(values) for name, values in told.items()},
     )
 
 
-def _check_header(rows: _Rows, facts: Sequence[str]) -> None:
+def _check_header(rows: _Rows, facts: Sequence[str], wanted: Sequence[str]) -> None:
     header = rows.header
     if header[0].lower() != "device" or len(header) < 2:
         raise rows.wrong(
@@ -103,39 +109,46 @@ def _check_header(rows: _Rows, facts: Sequence[str]) -> None:
     for name in facts:
         if name not in header[1:]:
             raise rows.wrong(f"there is no column {shown(name)} that could be a fact")
+    for name in wanted:
+        if name not in header[1:]:
+            raise rows.wrong(f"there is no column {shown(name)}, which the other table has; add it")
     if set(header[1:]) <= set(facts):
         raise rows.wrong("every column is a fact; there is nothing to compare")
 
 
-def read_series(path: str | Path) -> list[Series]:
+def read_series(path: str | Path, fleet: bool = False) -> list[Series]:
     """Read values over time, of one device or of many, each device's rows in the order of time.
+
+    Args:
+        path: the file.
+        fleet: whether the devices are one fleet: then the column device and positive values are
+            a must.
 
     Raises:
         ValueError: the file cannot be read, or is no such table; says where and what to mend.
     """
     rows = _Rows(path)
     header = [name.lower() for name in rows.header]
-    if header not in (["time", "value"], ["device", "time", "value"]):
+    headers = [["device", "time", "value"], *([] if fleet else [["time", "value"]])]
+    if header not in headers:
         raise rows.wrong(
             f"the header is {shown(','.join(rows.header))}, "
-            f"it must be time,value or device,time,value"
+            f"it must be {' or '.join(map(','.join, headers))}"
         )
     found: dict[str | None, Series] = {}
-    latest: dict[str | None, tuple[str, float]] = {}
+    latest: dict[str | None, float] = {}
+    kind = ""
     for row in rows:
         device = rows.device(row[0]) if len(header) == 3 else None
-        time, moment = rows.time(row[-2])
-        before = latest.get(device)
-        if before is not None and before[0] != moment[0]:
-            raise rows.wrong(
-                f"column time changes from {before[0]} to {moment[0]}; use one kind throughout"
-            )
-        if before is not None and moment[1] < before[1]:
+        time, (own_kind, moment) = rows.time(row[-2])
+        if kind and kind != own_kind:
+            raise rows.wrong(f"column time changes from {kind} to {own_kind}; use one throughout")
+        if moment < latest.get(device, moment):
             raise rows.wrong(f"column time goes back to {shown(row[-2])}; sort the rows by time")
-        latest[device] = moment
+        kind, latest[device] = own_kind, moment
         series = found.setdefault(device, Series(device))
         series.times.append(time)
-        series.values.append(rows.number(row[-1], "value"))
+        series.values.append(rows.number(row[-1], "value", positive=fleet))
     if not found:
         raise rows.wrong("there is no value below the header; add a row for each")
     return list(found.values())

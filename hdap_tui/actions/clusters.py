@@ -10,12 +10,9 @@ from hdap_tui import library
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
 from hdap_tui.names import cluster_letter
-from hdap_tui.store import clusters as table
+from hdap_tui.store import clusters as kept
 from hdap_tui.store import devices
 from hdap_tui.store.records import ClusterMap
-
-UNSTABLE = 0.75
-"""A cluster whose stability is below this is no finding (`engine.fleet.quality`)."""
 
 
 def clusters(
@@ -32,7 +29,7 @@ def clusters(
         return _of_table(input, eps_percent, min_samples, facts, assign)
     if facts is not None or assign is not None:
         raise SettingsError("--facts and --assign are about a table: name it with --input.")
-    found = table.latest(context.store)
+    found = kept.latest(context.store)
     if anew or eps_percent is not None or min_samples is not None:
         from hdap_tui.clustering import cluster_fleet
 
@@ -74,8 +71,9 @@ def _of_table(
 
     columns = tuple(name.strip() for name in facts.split(",")) if facts else ()
     try:
-        later = None if assign is None else read_latencies(assign)
-        document = clusters_document(read_latencies(path, columns), eps_percent, min_samples, later)
+        table = read_latencies(path, columns)
+        later = None if assign is None else read_latencies(assign, wanted=table.measurements)
+        document = clusters_document(table, eps_percent, min_samples, later)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     labels = document["labels"]
@@ -99,6 +97,8 @@ def _of_table(
 
 def _figures(document: dict[str, Any]) -> str:
     """Return in a line by which rule it was clustered, and how good that is."""
+    from engine.fleet.quality import UNSTABLE
+
     parts = [f"eps {document['eps_percent']:.1f} %, min_samples {document['min_samples']}"]
     if document["silhouette"] is not None:
         parts.append(f"silhouette {document['silhouette']:.2f}")
@@ -123,7 +123,7 @@ def drift(context: Context, input: Path | None = None, fleet: bool = False) -> O
         from engine.fleet.tables import drift_document, read_series
 
         try:
-            series = read_series(input)
+            series = read_series(input, fleet)
             document = fleet_document(series) if fleet else drift_document(series)
         except ValueError as error:
             raise SettingsError(str(error)) from error

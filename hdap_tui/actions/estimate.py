@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from hdap_tui.store import devices
 
 def estimate(context: Context, input: Path | None = None, within: float | None = None) -> Outcome:
     """Estimate a fleet's mean latency from the devices that were measured last."""
+    if within is not None and not (math.isfinite(within) and within > 0):
+        raise SettingsError(f"--within must be a number above 0, it is {within:g}.")
     if input is not None:
         return _of_table(input, within)
     from engine.fleet.estimate import document
     from hdap_tui.estimating import latest_round
 
-    if within is not None and not within > 0:
-        raise SettingsError(f"--within must be above 0, it is {within:g}.")
     devices.sync(context.store, context.settings.devices)
     found = document(latest_round(context.store).estimate(), () if within is None else (within,))
     emulated = sum(device.emulated for device in context.settings.devices)
@@ -71,9 +72,13 @@ def _of_table(path: Path, within: float | None) -> Outcome:
     from engine.fleet.tables import read_latencies
 
     try:
-        found = estimate_document(read_latencies(path), within)
+        table = read_latencies(path)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    try:
+        found = estimate_document(table, within)
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}.") from error
     rows = tuple(
         (
             one["measurement"],

@@ -57,7 +57,7 @@ def _estimate(context: Context, within_percent: float) -> Outcome:
     text = f"Failed on {', '.join(failed)}." if failed else ""
     if context.cancelled() or len(failed) > len(latencies) - 2:
         return Outcome(data=data, text=text, exit_code=exit_code(latencies))
-    found = latest_round(context.store).estimate()
+    found = latest_round(context.store, measuring.last_sweep).estimate()
     # What was asked for is planned anew, from the spread that was found just now.
     wider = found.within_percent > within_percent
     shown = estimate_document(found, (within_percent,) if wider else ())

@@ -28,16 +28,34 @@ def save(
     notes: Mapping[int, str] | None = None,
     quality: Quality | None = None,
 ) -> ClusterMap:
-    """Keep a clustering and return it as the map shows it.
+    """Keep a clustering and return it as the map shows it; the arguments are those of `as_map`."""
+    found = as_map(clustering, devices, models, latencies, notes, quality)
+    with store.write() as connection:
+        connection.execute(
+            "INSERT INTO clusterings (at, map) VALUES (?, ?)", (found.at, json.dumps(asdict(found)))
+        )
+    return found
+
+
+def as_map(
+    clustering: Clustering,
+    devices: Sequence[str],
+    models: Sequence[str],
+    latencies: NDArray[np.float64],
+    notes: Mapping[int, str] | None = None,
+    quality: Quality | None = None,
+) -> ClusterMap:
+    """Return a clustering as the map shows it.
 
     Args:
+        clustering: What was found.
         devices: Names, one for each row that was clustered.
         models: Names of the models, one for each column of `latencies`.
         latencies: What was clustered, (devices, models) in ms, NaN where missing.
         notes: What tells each cluster from the rest, by its number.
         quality: How good the clustering is.
     """
-    found = ClusterMap(
+    return ClusterMap(
         at=now(),
         eps=float(clustering.eps),
         eps_percent=float(clustering.eps_percent),
@@ -51,11 +69,6 @@ def save(
         silhouette=quality.silhouette if quality else None,
         apart_percent=quality.apart_percent if quality else None,
     )
-    with store.write() as connection:
-        connection.execute(
-            "INSERT INTO clusterings (at, map) VALUES (?, ?)", (found.at, json.dumps(asdict(found)))
-        )
-    return found
 
 
 def latest(store: Store) -> ClusterMap:

@@ -244,16 +244,17 @@ def round_values(store: Store, sweep: int, digest: str) -> dict[str, float]:
     return {row["name"]: row["median_ms"] for row in found}
 
 
-def last_of_deployed(store: Store) -> tuple[int, dict[str, float]] | None:
+def last_of_deployed(store: Store, sweep: int | None = None) -> tuple[int, dict[str, float]] | None:
     """Return the latest whole round that timed what devices run, with the latency of each in ms.
 
     A round that a device went through with another model than it has by now does not count for it.
+    `sweep` asks for that round alone.
     """
     with store.read():
         for row in store.rows(
-            """SELECT id FROM sweeps WHERE finished_at IS NOT NULL
+            """SELECT id FROM sweeps WHERE finished_at IS NOT NULL AND coalesce(id = ?, 1)
                 AND kind IN ('sweep', 'canary', 'estimate') ORDER BY id DESC LIMIT ?""",
-            (_LOOKED_BACK,),
+            (sweep, _LOOKED_BACK),
         ):
             found = store.rows(
                 """SELECT d.name, s.median_ms FROM samples s JOIN devices d ON d.id = s.device_id

@@ -19,6 +19,7 @@ from hdap_tui.dashboard.messages import AlertEventsRead, HistoryRead
 from hdap_tui.dashboard.screens.base import NARROW, Hint, TableView, hint
 from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.names import with_letters
 from hdap_tui.store.records import AlertEvent, AlertRow, FleetSnapshot
 from hdap_tui.text import clean
 
@@ -147,7 +148,7 @@ def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:
 
 def _subject(row: AlertRow) -> Cell:
     more = f" +{row.inhibited}" if row.inhibited else ""
-    return Cell(clean(row.subject, 80) + more, "strong")
+    return Cell(with_letters(clean(row.subject, 80)) + more, "strong")
 
 
 def _size(row: AlertRow) -> Cell:
