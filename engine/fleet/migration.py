@@ -94,20 +94,24 @@ def tell(moves: Sequence[Move], charts: Mapping[str, Chart], now: int) -> list[S
         charts: those of the devices; who is still being learned has nothing to compare with.
         now: the round.
     """
+    back = [move for move in moves if move.back]
+    ends: list[tuple[Scope, str]] = [("device", move.device) for move in back]
+    went = Counter(move.origin for move in back)
+    left = {move.origin: move.left_behind for move in back}
+    ends += [
+        ("cluster", f"cluster {origin}")
+        for origin, count in went.items()
+        if left[origin] <= PEERS < left[origin] + count
+    ]
+    said: list[Said] = [
+        Clearance(scope=scope, subject=subject, round=now, kind="migration")
+        for scope, subject in ends
+    ]
     groups: dict[tuple[int, int], list[Move]] = {}
-    over: dict[tuple[Scope, str], Clearance] = {}
     for move in moves:
         chart = charts.get(move.device)
-        ends: list[tuple[Scope, str]] = [("device", move.device)] if move.back else []
-        if move.back and move.left_behind <= PEERS:
-            ends.append(("cluster", f"cluster {move.origin}"))
-        for scope, subject in ends:
-            over[scope, subject] = Clearance(
-                scope=scope, subject=subject, round=now, kind="migration"
-            )
         if not move.back and chart is not None and not chart.monitor.learning:
             groups.setdefault((move.origin, move.target), []).append(move)
-    said: list[Said] = list(over.values())
     for (_, target), group in groups.items():
         if len(group) > PEERS:
             said.append(_signal("cluster", f"cluster {target}", group, charts, now))

@@ -129,7 +129,7 @@ def read_series(path: str | Path, fleet: bool = False) -> list[Series]:
     """
     rows = _Rows(path)
     header = [name.lower() for name in rows.header]
-    headers = [["device", "time", "value"], *([] if fleet else [["time", "value"]])]
+    headers = [*([] if fleet else [["time", "value"]]), ["device", "time", "value"]]
     if header not in headers:
         raise rows.wrong(
             f"the header is {shown(','.join(rows.header))}, "

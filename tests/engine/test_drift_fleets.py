@@ -243,6 +243,36 @@ def test_a_version_that_was_not_known_before_is_no_change():
     assert not any(one.learning for one in monitor.standings().values())
 
 
+def test_a_version_that_is_accepted_while_its_devices_learn_is_not_told_once_more():
+    logs = table(100)
+    logs[40:] += math.log(1.15)
+    monitor = FleetMonitor(DriftSettings(baseline=30, minimum=30))
+    versions = [{f"d{i}": number for i in range(40)} for number in "12"]
+    said, _ = watched(logs[:46], monitor, versions=lambda r: versions[r >= 40])
+    assert [s.subject for s in said] == ["version 2"]
+    monitor.accept_version("2")
+    assert monitor.standings()["d3"].learning
+    rest, _ = watched(logs[46:], monitor, versions=lambda r: versions[1], first=46)
+    assert rest == []
+    known = monitor.standings()["d3"].baseline_ms
+    assert known == pytest.approx(1.15 * math.exp(np.median(logs[:40, 3])), rel=0.04)
+
+
+def test_what_a_version_does_beyond_what_was_accepted_is_told_against_that():
+    logs = table(46)
+    logs[30:] += math.log(1.2)
+    logs[36:] += math.log(1.12)
+    monitor = FleetMonitor(DriftSettings(baseline=30, minimum=30))
+    versions = [{f"d{i}": number for i in range(40)} for number in "12"]
+    watched(logs[:36], monitor, versions=lambda r: versions[r >= 30])
+    monitor.accept_version("2")
+    (signal,), _ = watched(logs[36:], monitor, versions=lambda r: versions[1], first=36)
+    assert signal.subject == "version 2"
+    assert signal.size_percent == pytest.approx(12, abs=4)
+    assert signal.baseline_ms == pytest.approx(1.2 * math.exp(2), rel=0.1)
+    assert 36 <= signal.onset_round <= 38
+
+
 # Crowds
 
 
@@ -320,7 +350,66 @@ def test_many_that_move_together_are_one_alert_of_the_cluster():
     ]
 
 
+def test_the_alert_of_a_cluster_ends_when_no_more_than_a_few_of_those_that_came_are_left():
+    labels = {f"d{i}": i // 20 for i in range(40)}
+
+    def clusters(number):
+        # Eight come; one after the other goes back.
+        away = 0 if number < 15 else 8 - max(0, number - 19)
+        return {**labels, **{f"d{i}": 1 for i in range(away)}}
+
+    signals, over = watched(table(40), clusters=clusters)
+    assert [(s.scope, s.subject) for s in signals] == [("cluster", "cluster 1")]
+    ends = [c for c in over if c.scope == "cluster"]
+    assert {c.subject for c in ends} == {"cluster 1"}
+    assert ends[0].round == 22
+    assert {c.subject for c in over if c.scope == "device"} == {f"d{i}" for i in range(8)}
+
+
+def test_a_device_is_back_only_where_it_was_at_home():
+    homes = Homes()
+    start = dict(zip("abcdef", [0, 0, 1, 1, 2, 2], strict=True))
+    homes.update(start)
+    assert not homes.update({**start, "a": 1})[0].back
+    assert not homes.update({**start, "a": 2})[0].back
+    assert not homes.update({**start, "a": 1})[0].back
+    assert homes.update(start)[0].back
+
+
+def test_a_device_whose_move_was_accepted_is_at_home_where_it_is():
+    labels = {f"d{i}": i // 20 for i in range(40)}
+    moved = {**labels, "d3": 1}
+    monitor = FleetMonitor(SHORT)
+    watched(table(12), monitor, clusters=lambda r: labels if r < 11 else moved)
+    monitor.accept_moves(["d3"])
+    (signal,), over = watched(table(2), monitor, clusters=lambda r: labels)
+    assert (signal.subject, signal.note) == ("d3", "from cluster 1 to cluster 0")
+    assert over == []
+
+
 # Going on
+
+
+def test_baselines_that_an_earlier_version_learned_hold():
+    logs = table(20)
+    logs[15:, 7] += math.log(1.5)
+    monitor = FleetMonitor(SHORT)
+    signals, _ = watched(logs, monitor)
+    assert [s.subject for s in signals] == ["d7"]
+    state = monitor.to_state()
+    old = {name: state[name] for name in ("round", "first", "devices", "clusters", "fleet")}
+    noise = {"sigma": state["noise"]["sigma"], "sigma_samples": state["noise"]["samples"]}
+    old |= {"version": 1, **noise}
+    for chart in [*old["devices"].values(), *old["clusters"].values(), old["fleet"]]:
+        del chart["monitor"]["size"]
+    again = FleetMonitor.from_state(json.loads(json.dumps(old)), SHORT)
+    before, after = monitor.standings(), again.standings()
+    assert before == after
+    assert after["d7"].drifting
+    _, over = watched(table(70, seed=0), again, first=20)
+    assert [c.subject for c in over] == ["d7"]
+    with pytest.raises(ValueError, match="not the whole state"):
+        FleetMonitor.from_state({"version": 1})
 
 
 def test_a_monitor_of_versions_crowds_and_migrations_goes_on_from_its_state():

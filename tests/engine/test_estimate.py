@@ -82,6 +82,15 @@ def test_where_every_device_was_measured_only_the_measurement_is_unsure():
     assert noisy.within_percent == pytest.approx(1.96 * 2 / math.sqrt(5), rel=0.05)
 
 
+def test_a_plan_reckons_with_what_measuring_itself_leaves_open():
+    labels, level = fleet(np.random.default_rng(0), 60)
+    found = estimate(level, labels, repeatability=0.02)
+    (needed,) = document(found, (0.01,))["needed"]
+    assert needed["devices"] == 60
+    assert needed["expected_percent"] == pytest.approx(found.within_percent)
+    assert found.within_percent > 0.4
+
+
 def test_noise_is_a_stratum_of_its_own():
     labels = np.array([0] * 50 + [-1] * 4)
     values = np.full(54, np.nan)

@@ -86,13 +86,15 @@ def test_columns_that_are_facts_explain_the_clusters(tmp_path):
 
 def test_later_devices_are_assigned_by_the_names_of_the_columns(tmp_path):
     table = read_latencies(written(tmp_path, GROUPS), facts=("os",))
-    later = read_latencies(written(tmp_path, "device,copy,compute\nx,5,13.05\ny,,10\nz,9,40\n"))
-    document = clusters_document(table, later=later)
+    path = written(tmp_path, "device,copy,os,compute\nx,5,new,13.05\ny,,old,10\nz,9,,40\n")
+    document = clusters_document(table, later=read_latencies(path, wanted=table.measurements))
     assert document["assigned"] == {"x": 1, "y": 0, "z": -1}
     assert set(document["labels"]) == set("abcdef")
-    lacking = read_latencies(written(tmp_path, "device,copy\nx,5\n"))
-    with pytest.raises(ValueError, match="no column 'compute'"):
-        clusters_document(table, later=lacking)
+    path = written(tmp_path, "device,copy\nx,5\n")
+    with pytest.raises(ValueError, match="line 1: there is no column 'compute', which the other"):
+        read_latencies(path, wanted=table.measurements)
+    with pytest.raises(ValueError, match="the same measurements"):
+        clusters_document(table, later=read_latencies(path))
 
 
 def test_the_quality_of_the_clusters_stands_beside_them(tmp_path):
@@ -216,12 +218,25 @@ SERIES = [
     ("time,value\n2026-01-02,1\n2026-01-01,1\n", "line 3: column time goes back"),
     ("time,value\n1,1\n2026-01-01,1\n", "changes from numbers to local times"),
     ("device,time,value\n,1,1\n", "line 2: column device is empty"),
+    ("device,time,value\na,1,1\nb,2026-01-01,1\n", "line 3: column time changes from numbers to"),
 ]
+
+FLEET = [
+    ("time,value\n1,2\n", "line 1: the header is 'time,value', it must be device,time,value"),
+    ("device,time,value\na,1,1\nb,1,0\n", "line 3: column 'value' is '0', it must be a positive"),
+]
+
+
+def read_fleet(path):
+    """Read the series of one fleet."""
+    return read_series(path, fleet=True)
 
 
 @pytest.mark.parametrize(
     ("read", "text", "words"),
-    [(read_latencies, *case) for case in LATENCIES] + [(read_series, *case) for case in SERIES],
+    [(read_latencies, *case) for case in LATENCIES]
+    + [(read_series, *case) for case in SERIES]
+    + [(read_fleet, *case) for case in FLEET],
 )
 def test_a_bad_table_gives_one_sentence_that_says_where(tmp_path, read, text, words):
     path = written(tmp_path, text)

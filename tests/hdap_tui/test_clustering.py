@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,47 @@ def test_clusters_keep_their_ids_when_they_are_found_anew(site: Site) -> None:
     assert other.silhouette is None
 
 
+def test_a_trial_of_other_limits_is_shown_and_not_kept(site: Site) -> None:
+    before = site.round(LEVELS)
+    assert site.cluster(None, eps_percent=60.0).labels == (0,) * 10
+    assert site.cluster(None, min_samples=11).labels == (-1,) * 10
+    assert clusters.latest(site.store) == before
+    assert site.round(LEVELS).labels == before.labels
+    assert memberships.next_id(site.store) == 2
+    with pytest.raises(ValueError, match="eps_percent"):
+        site.cluster(None, eps_percent=-1.0)
+
+
+def test_two_processes_that_take_in_a_sweep_at_once_lose_none(site: Site) -> None:
+    site.round(LEVELS)
+    moved = LEVELS.copy()
+    moved[0] = LEVELS[9]
+    sweeps = [site.measure(moved) for _ in range(AGREE)]
+
+    def take(sweep: int) -> None:
+        one = Site.__new__(Site)
+        one.settings, one.store = site.settings, open_store(site.store.path)
+        one.cluster(sweep)
+        one.store.close()
+
+    with ThreadPoolExecutor(AGREE) as pool:
+        list(pool.map(take, sweeps))
+    assert clusters.latest(site.store).labels == (1, 0, 0, 0, 0, 0, 1, 1, 1, 1)
+
+
+def test_a_fleet_that_is_another_one_and_answers_nothing_is_noise(
+    site: Site, tmp_path: Path
+) -> None:
+    site.round(LEVELS)
+    listed = "".join(f'[[devices]]\nname = "n{i}"\nhost = "h"\nuser = "u"\n' for i in range(3))
+    (tmp_path / "fleet.toml").write_text(listed)
+    site.settings = load(tmp_path / "fleet.toml").in_state(tmp_path)
+    devices.sync(site.store, site.settings.devices)
+    found = site.cluster(site.measure(np.full(LEVELS.shape, np.nan)))
+    assert (found.devices, found.labels) == (("n0", "n1", "n2"), (-1, -1, -1))
+    assert found.clusters == ()
+
+
 def test_a_device_that_misses_a_sweep_keeps_its_cluster(site: Site) -> None:
     site.round(LEVELS)
     gone = LEVELS.copy()
@@ -145,11 +187,14 @@ def test_the_mean_of_the_fleet_is_told_from_the_latest_round(site: Site) -> None
     assert whole.measured == 10
     some = np.full(LEVELS.shape, np.nan)
     some[[0, 1, 2, 7, 8, 9], 1] = 2 * LEVELS[[0, 1, 2, 7, 8, 9], 1]
-    site.measure(some, "estimate")
+    number = site.measure(some, "estimate")
     site.measure(LEVELS, "bench")  # nobody asked for the whole fleet
     found = latest_round(site.store).estimate()
     assert [(s.devices, s.measured) for s in found.strata] == [(6, 3), (4, 3)]
     assert found.low_ms < 2 * LEVELS[:, 1].mean() < found.high_ms
+    site.measure(LEVELS, "canary")
+    assert latest_round(site.store).estimate().measured == 10
+    assert latest_round(site.store, number).estimate() == found
 
 
 def test_as_few_devices_are_drawn_as_the_width_needs(site: Site) -> None:

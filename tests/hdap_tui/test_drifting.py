@@ -129,11 +129,31 @@ def test_a_device_that_changes_its_cluster_is_told_and_resolved_when_it_is_back(
     (alert,) = site.rounds(2)
     assert (alert.scope, alert.subject, alert.kind) == ("device", "d2", "migration")
     history = alerts.events(site.store, alert.id)
-    assert history[0].text == "from cluster 0 to cluster 1"
+    assert history[0].text == "from cluster A to cluster B"
     labels[2] = 0
     assert site.rounds(1) == []
     over = alerts.row(site.store, alert.id)
     assert (over.state, over.reason) == ("resolved", "back in its cluster")
+
+
+def test_a_move_that_is_accepted_is_a_move_once_more_when_the_device_goes_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [0] * 10 + [1] * 10
+
+    def latest(_: Store) -> ClusterMap:
+        return ClusterMap(devices=tuple(site.names), labels=tuple(labels))
+
+    monkeypatch.setattr(clusters, "latest", latest)
+    site.rounds(12)
+    labels[2] = 1
+    (alert,) = site.rounds(1)
+    forget_baseline(site.settings, site.store, alert)
+    alerts.resolve(site.store, alert.id, "accepted")
+    assert drift.load_states(site.store, DIGEST)["device", "d2"].baseline_ms is not None
+    labels[2] = 0
+    (again,) = site.rounds(1)
+    assert (again.subject, again.kind) == ("d2", "migration")
 
 
 def test_many_devices_that_become_slower_are_one_alert_that_says_how_many(site: Site) -> None:
