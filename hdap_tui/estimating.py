@@ -93,9 +93,15 @@ def measure_sample(measuring: Measuring, names: Sequence[str]) -> list[Latency]:
 
 
 def _repeatability(store: Store, rows: Sequence[DeviceRow], sweep: int) -> float:
-    """Return how well one measurement of the models in use repeats; 0 where nobody knows."""
+    """Return how well one measurement of the models in use repeats; 0 where nobody knows.
+
+    A canary round of one block does not tell; the blocks of the latest sweep do.
+    """
     digests = sorted({row.model_digest for row in rows if row.model_digest})
     sigma = measurements.relative_sigma(store, digests, sweep)
+    before = measurements.last_finished(store, "sweep")
+    if not np.isfinite(sigma).any() and before is not None:
+        sigma = measurements.relative_sigma(store, digests, before[0], one_block=True)
     known = sigma[np.isfinite(sigma)]
     return float(np.median(known)) if len(known) else 0.0
 

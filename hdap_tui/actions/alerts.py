@@ -22,7 +22,7 @@ def list_alerts(context: Context) -> Outcome:
                 str(r.id),
                 r.state,
                 _about(r),
-                f"{r.kind} {r.direction}",
+                r.kind if r.kind == "migration" else f"{r.kind} {r.direction}",
                 f"{r.size_percent:+.1f} %",
                 f"{r.baseline_ms:.3f} ms",
                 f"{r.now_ms:.3f} ms",

@@ -55,8 +55,11 @@ def sentence(found: Mapping[str, Any], what: str, emulated: int = 0) -> str:
         f"{found['measured']} of {found['devices']} devices"
     )
     text += f", {emulated} of them emulated." if emulated else "."
+    if found["high_ms"] == found["low_ms"]:
+        text += " Every device was measured; how well a measurement repeats is not known."
     if found["covered"] < 1:
-        text += f" Nothing was measured in clusters with {1 - found['covered']:.0%} of them."
+        share = 100 * (1 - found["covered"])
+        text += f" Nothing was measured in clusters with {share:.0f} % of them."
     for needed in found["needed"]:
         text += f" For ± {needed['within_percent']:g} %: {needed['devices']} devices ("
         text += ", ".join(
@@ -90,10 +93,16 @@ def _of_table(path: Path, within: float | None) -> Outcome:
         )
         for one in found["estimates"]
     )
+    left_out = [
+        f"{one['measurement']}: nothing was measured in clusters with "
+        f"{100 * (1 - one['covered']):.0f} % of the devices."
+        for one in found["estimates"]
+        if one["covered"] < 1
+    ]
     columns = ["measurement", "mean", "low", "high", "measured"]
     if within is not None:
         columns.append(f"for ± {within:g} %")
-    return Outcome(data=found, table=Table(tuple(columns), rows))
+    return Outcome(data=found, table=Table(tuple(columns), rows), text="\n".join(left_out))
 
 
 def _ms(value: float | None) -> str:

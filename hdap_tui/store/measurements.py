@@ -187,11 +187,13 @@ def matrix(
     return _table(store, digests, sweep, "median_ms")
 
 
-def relative_sigma(store: Store, digests: Sequence[str], sweep: int) -> NDArray[np.float64]:
+def relative_sigma(
+    store: Store, digests: Sequence[str], sweep: int, one_block: bool = False
+) -> NDArray[np.float64]:
     """Return how well each model's median repeats: its standard error over its value.
 
     Told from how the medians of the blocks scatter on each device, the middle one of all devices;
-    NaN where no device has two blocks.
+    NaN where no device has two blocks. `one_block` asks how well a single block would repeat.
     """
     import numpy as np
 
@@ -210,7 +212,8 @@ def relative_sigma(store: Store, digests: Sequence[str], sweep: int) -> NDArray[
             # The middle of many variances lies below their mean (Wilson and Hilferty 1931), and
             # a median of n normal values scatters sqrt(pi / 2) times as much as their mean.
             variance = blocks.var(ddof=1) / (1 - 2 / (9 * free)) ** 3
-            errors.setdefault(row["digest"], []).append(variance * math.pi / 2 / len(blocks))
+            share = 1.0 if one_block else math.pi / 2 / len(blocks)
+            errors.setdefault(row["digest"], []).append(variance * share)
     return np.array([math.sqrt(np.median(errors.get(digest, [np.nan]))) for digest in digests])
 
 

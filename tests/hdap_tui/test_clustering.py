@@ -48,7 +48,10 @@ class Site:
         self.rng = np.random.default_rng(0)
 
     def measure(
-        self, latencies: NDArray[np.float64], kind: measurements.SweepKind = "sweep"
+        self,
+        latencies: NDArray[np.float64],
+        kind: measurements.SweepKind = "sweep",
+        blocks: int = 3,
     ) -> int:
         sweep = measurements.begin(self.store, kind)
         self.second += 1
@@ -56,10 +59,10 @@ class Site:
             for digest, value in zip(DIGESTS, row, strict=True):
                 if np.isnan(value):
                     continue
-                blocks = value * np.exp(self.rng.normal(0, 0.004, 3))
+                timed = value * np.exp(self.rng.normal(0, 0.004, blocks))
                 one = Latency(
-                    device=name, model=digest, median_ms=float(np.median(blocks)),
-                    block_medians_ms=tuple(blocks.tolist()),
+                    device=name, model=digest, median_ms=float(np.median(timed)),
+                    block_medians_ms=tuple(timed.tolist()),
                     at=f"2026-11-20T12:00:{self.second:02d}.000+00:00",
                 )  # fmt: skip
                 measurements.add(self.store, sweep, one)
@@ -192,8 +195,10 @@ def test_the_mean_of_the_fleet_is_told_from_the_latest_round(site: Site) -> None
     found = latest_round(site.store).estimate()
     assert [(s.devices, s.measured) for s in found.strata] == [(6, 3), (4, 3)]
     assert found.low_ms < 2 * LEVELS[:, 1].mean() < found.high_ms
-    site.measure(LEVELS, "canary")
-    assert latest_round(site.store).estimate().measured == 10
+    site.measure(LEVELS, "canary", blocks=1)
+    canary = latest_round(site.store)
+    assert canary.estimate().measured == 10
+    assert canary.repeatability == pytest.approx(0.004, rel=0.5)  # that of a block of the sweep
     assert latest_round(site.store, number).estimate() == found
 
 

@@ -137,7 +137,7 @@ def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:
                below=110),
         Column("emulated", "", lambda r: Cell("emulated" if r.emulated else "", "emulated"), 8,
                above=110),
-        Column("kind", "kind", lambda r: Cell(clean(r.kind, 20)), 6, above=96),
+        Column("kind", "kind", lambda r: Cell(clean(r.kind, 20)), 6, most=9, above=96),
         Column("size", "change", _size, 8, align="right", sort=lambda r: abs(r.size_percent)),
         Column("latency", "baseline → now ms", _latency, 17, align="right"),
         Column("age", "since", lambda r: Cell(age(r.onset_at, now()), "muted"), 7,
