@@ -280,7 +280,14 @@ COMMANDS: tuple[Command, ...] = (
         "Measure all probe models and the deployed one on every device, then cluster the fleet.",
         "s",
         _action("watching:sweep"),
-        (SELECT,),
+        (
+            SELECT,
+            Parameter(
+                "estimate",
+                "Time only the deployed model, on so few devices as tell its mean to this ± %.",
+                kind="number",
+            ),
+        ),
         long=True,
     ),
     Command(
@@ -302,15 +309,38 @@ COMMANDS: tuple[Command, ...] = (
         (
             _INPUT,
             Parameter("eps-percent", "Devices within this many per cent are alike.", kind="number"),
+            Parameter("min-samples", "Devices that make a dense neighbourhood.", kind="integer"),
+            Parameter("facts", "Columns of the table that tell what a device is: os,board."),
+            Parameter("assign", "Say where the devices of this table belong, too.", kind="path"),
+            Parameter(
+                "anew", "Do not wait until rounds agree: cluster the newest latencies.", kind="flag"
+            ),
         ),
         view="map",
+    ),
+    Command(
+        "estimate",
+        "Estimate the fleet's mean latency from those measured last, or a table's from its rows.",
+        "M",
+        _action("estimate:estimate"),
+        (
+            _INPUT,
+            Parameter(
+                "within",
+                "Say how many devices must be measured for an interval of ± so many per cent.",
+                kind="number",
+            ),
+        ),
     ),
     Command(
         "drift",
         "Show how far each device has drifted from its baseline, or the changes in a table.",
         "D",
         _action("clusters:drift"),
-        (_INPUT,),
+        (
+            _INPUT,
+            Parameter("fleet", "Watch the table's devices as one fleet.", kind="flag"),
+        ),
     ),
     Command("alerts list", "Show the alerts.", "3", _action("alerts:list_alerts"), view="alerts"),
     Command(

@@ -78,7 +78,7 @@ class Measuring:
 
     def deployed(self, device: str) -> ModelRow:
         """Return the model that a device runs."""
-        digest, _ = devices.models_on(self.store).get(device, ("", ""))
+        digest = devices.model_on(self.store, device)
         found = table.by_digest(self.store, digest) if digest else None
         if found is not None:
             if not Path(found.path).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 
 
 def own_name() -> str:
@@ -20,3 +21,8 @@ def cluster_letter(cluster: int) -> str:
         letters = chr(ord("A") + cluster % 26) + letters
         cluster = cluster // 26 - 1
     return letters
+
+
+def with_letters(text: str) -> str:
+    """Return a text with its clusters by their letters: "cluster 2" becomes "cluster C"."""
+    return re.sub(r"\bcluster (\d+)\b", lambda m: f"cluster {cluster_letter(int(m[1]))}", text)

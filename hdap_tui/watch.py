@@ -69,15 +69,17 @@ class Watcher:
         """Time the probes and the deployed model on every device, then cluster the fleet."""
         chosen = names or [device.name for device in self.settings.devices]
         probes = [self.measuring.models[probe.name] for probe in self.settings.probes]
-        visits = {name: [*probes, self.measuring.deployed(name)] for name in chosen}
+        running = {d.name: self.measuring.deployed(d.name) for d in self.settings.devices}
+        visits = {name: [*probes, running[name]] for name in chosen}
         self._say("sweep")
         whole = len(chosen) == len(self.settings.devices)
         found = self.measuring.run("sweep" if whole else "bench", visits)
         if not self.context.cancelled():
-            common = Counter(models[-1].digest for models in visits.values()).most_common(1)[0][0]
-            deployed = next(m[-1] for m in visits.values() if m[-1].digest == common)
-            # A part of the fleet takes its place among what is known of the others.
-            self._cluster([*probes, deployed], self.measuring.last_sweep if whole else None)
+            # What most devices of the fleet run, also where only a part of it was measured, which
+            # takes its place among what is known of the others.
+            by_digest = {model.digest: model for model in running.values()}
+            common = Counter(m.digest for m in running.values()).most_common(1)[0][0]
+            self._cluster([*probes, by_digest[common]], self.measuring.last_sweep, whole)
             self._probe({one.device for one in found if one.ok})
         return found
 
@@ -112,9 +114,9 @@ class Watcher:
             self._say("probe")
             probe(self.measuring, due)
 
-    def _cluster(self, models: Sequence[ModelRow], sweep: int | None) -> None:
+    def _cluster(self, models: Sequence[ModelRow], sweep: int, whole: bool) -> None:
         try:
-            cluster_fleet(self.settings, self.store, models, sweep)
+            cluster_fleet(self.settings, self.store, models, sweep, whole=whole)
         except UserError as error:
             self.context.reporter.noted("clusters", str(error))
 

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Labels = NDArray[np.int64]
+from engine.fleet.bins import Array, Density, Labels, binned
 
 SMALL_FLEET = 60
 """Below this many devices the k-distance rules fail (30 devices in four groups come out as one or
 none), and the partitions are weighed instead."""
 EXACT_UP_TO = 3000
 """Above this many points DBSCAN runs on weighted bins; exact DBSCAN needs quadratic memory."""
-MAX_BINS = 40_000
+_LARGE = 1000
+"""In a fleet of so many devices a cluster is larger than the neighbourhood that makes it dense."""
 SAMPLE = 20_000
 
 LEAST_EPS = math.log1p(0.03)
@@ -46,61 +45,47 @@ class Rule:
     """Clusters smaller than this are noise."""
 
 
-def dbscan(points: Array, eps: float, min_samples: int) -> Labels:
-    """Return one label a point, -1 for noise.
+def dbscan(points: Array, eps: float, min_samples: int) -> Density:
+    """Find the dense parts of a set of points.
 
-    Up to `EXACT_UP_TO` points it is exact. Beyond, points are put into bins no wider than eps
-    (eps / 4 where the bins are few), each bin stands for its points at their mean with their
-    number as weight: the idea of rho-approximate DBSCAN (Gan and Tao, SIGMOD 2015).
+    Up to `EXACT_UP_TO` points it is exact; beyond, points are put into bins.
     """
+    if len(points) > EXACT_UP_TO:
+        return binned(points, eps, min_samples)
     from sklearn.cluster import DBSCAN
 
-    model = DBSCAN(eps=eps, min_samples=min_samples)
-    if len(points) <= EXACT_UP_TO:
-        return np.asarray(model.fit_predict(points), dtype=np.int64)
-    member, counts = _bins(points, eps)
-    centres = np.stack(
-        [np.bincount(member, weights=column) / counts for column in points.T], axis=1
+    model = DBSCAN(eps=eps, min_samples=min_samples).fit(points)
+    core = np.zeros(len(points), dtype=bool)
+    core[model.core_sample_indices_] = True
+    return Density(
+        member=np.arange(len(points)),
+        counts=np.ones(len(points), dtype=np.intp),
+        labels=np.asarray(model.labels_, dtype=np.int64),
+        core=core,
     )
-    found = model.fit(centres, sample_weight=counts).labels_
-    return np.asarray(found, dtype=np.int64)[member]
-
-
-def _bins(points: Array, eps: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return each point's bin and each bin's size, in the finest grid with few enough bins."""
-    low = points.min(axis=0)
-    for fineness in (4.0, 3.0, 2.0, 1.5, 1.0):
-        cells = np.floor((points - low) * (fineness / eps)).astype(np.int64)
-        extent = cells.max(axis=0) + 1
-        if math.prod(int(e) for e in extent) < 2**62:
-            keys = np.ravel_multi_index(tuple(cells.T), tuple(int(e) for e in extent))
-            _, member, counts = np.unique(keys, return_inverse=True, return_counts=True)
-        else:
-            _, member, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-        if len(counts) <= MAX_BINS:
-            break
-    return member.ravel(), counts
 
 
 def k_distance_rule(points: Array) -> Rule:
     """Choose from distances to the `min_samples`-th neighbour, for `SMALL_FLEET` devices and more.
 
     min_samples grows with the fleet, or a little background joins everything up; eps is the
-    larger of twice the median and the 90th percentile of the neighbour distances (compare
-    Schubert et al.: DBSCAN revisited, revisited, ACM TODS 42(3), 2017).
+    larger of twice the median and a high quantile of the neighbour distances (compare Schubert
+    et al.: DBSCAN revisited, revisited, ACM TODS 42(3), 2017).
     """
     from scipy.spatial import cKDTree
 
     n, dimensions = points.shape
     least = max(min(2 * dimensions, 10), 4 if n < 200 else 1)
-    min_samples = max(least, math.ceil(0.001 * n))
+    min_samples = max(least, math.ceil(math.sqrt(n) / 4), math.ceil(0.001 * n))
     sample, neighbour = points, min_samples
     if n > SAMPLE:
         rows = np.random.default_rng(0).choice(n, SAMPLE, replace=False)
         sample, neighbour = points[rows], max(2, math.ceil(min_samples * SAMPLE / n))
     # The nearest is the point itself, which DBSCAN counts too.
     distances, _ = cKDTree(sample).query(sample, k=[neighbour])
-    eps = max(2 * float(np.median(distances)), float(np.quantile(distances, 0.9)))
+    # In a small fleet one device in ten may belong to groups with too few to be neighbours.
+    quantile = 0.9 if n < _LARGE else 0.95
+    eps = max(2 * float(np.median(distances)), float(np.quantile(distances, quantile)))
     return Rule(
         eps=max(eps, math.log1p(0.005)),
         min_samples=min_samples,

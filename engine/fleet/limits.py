@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ class DriftSettings:
     """When a series counts as changed. Deviations are in standard deviations (sigma)."""
 
     baseline: int = 60
-    """Samples whose median becomes the baseline, which then stays frozen."""
+    """Samples whose middle half becomes the baseline, which then stays frozen; more of them where
+    they are correlated."""
     minimum: int = 30
     """Samples before which only a jump of `learning_percent` is told (at most `baseline`)."""
     clip: float = 3.0
@@ -48,6 +50,8 @@ class DriftSettings:
     """for this many samples."""
     learning_percent: float = 20.0
     """A jump up of this much is told while the baseline is still being learned."""
+    correlation: float = 0.0
+    """Of one sample's noise with the next one's."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -57,9 +61,33 @@ class DriftSettings:
         for name in ("clip", "h", "jump_z", "scale_h", "sigma_floor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, it is {getattr(self, name)}")
+        if not 0 <= self.correlation < 1:
+            raise ValueError(f"correlation must be from 0 to below 1, it is {self.correlation}")
+
+    @property
+    def whole_baseline(self) -> int:
+        """How many samples tell as much as `baseline` independent ones."""
+        return math.ceil(self.baseline / self.independent(1.0))
+
+    def independent(self, samples: float) -> float:
+        """Return how many independent samples tell as much as these."""
+        return samples * (1 - self.correlation) / (1 + self.correlation)
 
 
-def median_error(samples: int) -> float:
+def midmean(values: Sequence[float]) -> float:
+    """Return the mean of the middle half: outliers do not move it, and it is off by less than a
+    median."""
+    ordered, cut = sorted(values), (len(values) + 1) // 4
+    kept = ordered[cut : len(ordered) - cut]
+    return sum(kept) / len(kept)
+
+
+def midmean_error(samples: float) -> float:
+    """Return the standard error of a mean of the middle half of normal samples, in sigma."""
+    return 1.09 / math.sqrt(samples)
+
+
+def median_error(samples: float) -> float:
     """Return the standard error of a median of that many normal samples, in sigma."""
     return 1.2533 / math.sqrt(samples)
 

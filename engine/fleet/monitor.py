@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.fleet.fits import RAMP_LEAST, Kind, gains
-from engine.fleet.limits import MAD, DriftSettings, median_error, robust_sigma, sigma_error
+from engine.fleet.limits import (
+    MAD,
+    DriftSettings,
+    median_error,
+    midmean,
+    midmean_error,
+    robust_sigma,
+    sigma_error,
+)
 
 Array = NDArray[np.float64]
 Direction = Literal["up", "down"]
@@ -25,10 +33,14 @@ _KEPT = 60
 """Rounds always remembered, to tell a ramp from a step."""
 _WINDOW = 180
 """Rounds remembered at most while something is brewing."""
+_NOW_AND_THEN = 10
+"""Samples after which a baseline's own noise is told again while it grows."""
 _LATEST = 9
 """Values that the size of a change is told from."""
-_ALLOWANCE = 3.0
+_ALLOWANCE = 4.0
 """How many standard errors the baseline may be off."""
+_DOUBT = 3.0
+"""Standard errors that a series must be nearer to its baseline than to the change."""
 _LEVEL = 0.7
 """What a level is at least, against the scatter around it."""
 _SPREAD_ROOM = 1.5
@@ -86,6 +98,7 @@ class _State:
     recent: list[float | None] = field(default_factory=list)
     active: str = ""
     direction: str = ""
+    size: float = 0.0
     onset: int = 0
 
     def restart(self, index: int) -> None:
@@ -129,7 +142,7 @@ class Monitor:
         """Return a monitor that knows its baseline from the start."""
         monitor = cls(settings, relative)
         monitor._s.baseline, monitor._s.own_sigma = baseline, 0.0
-        monitor._s.samples = monitor.settings.baseline
+        monitor._s.samples = monitor.settings.whole_baseline
         return monitor
 
     @property
@@ -146,6 +159,11 @@ class Monitor:
     def own_sigma(self) -> float | None:
         """Standard deviation over the baseline samples (by the median absolute deviation)."""
         return self._s.own_sigma
+
+    @property
+    def samples(self) -> int:
+        """How many samples the baseline rests on, or will."""
+        return self._s.samples
 
     @property
     def active(self) -> bool:
@@ -218,10 +236,11 @@ class Monitor:
         change = self._charts(index, value - state.baseline, noise, error)
         if change is not None:
             state.active, state.direction = change.kind, change.direction
-            state.onset = change.onset_index
+            state.onset, state.size = change.onset_index, abs(change.size or 0.0)
             state.restart(index)
         elif (
-            state.samples < self.settings.baseline
+            state.learned
+            and state.samples < self.settings.whole_baseline
             and abs(value - state.baseline) <= self.settings.clip * noise
         ):
             self._settle([*state.learned, value])
@@ -251,29 +270,30 @@ class Monitor:
         state.samples = len(learned)
         state.learned = learned
         if state.samples >= min(self.settings.minimum, self.settings.baseline):
-            values = np.asarray(learned)
-            state.baseline = float(np.median(values))
-            few = math.sqrt(state.samples / max(state.samples - 1, 1))
-            state.own_sigma = robust_sigma(values - state.baseline) * few
-        if state.samples >= self.settings.baseline:
-            state.learned = []
+            whole = state.samples >= self.settings.whole_baseline
+            state.baseline = midmean(learned)
+            if state.own_sigma is None or whole or not state.samples % _NOW_AND_THEN:
+                few = math.sqrt(state.samples / max(state.samples - 1, 1))
+                state.own_sigma = robust_sigma(np.asarray(learned) - state.baseline) * few
+            if whole:
+                state.learned = []
 
     def _learn(self, index: int, value: float, sigma: float | None) -> Change | None:
         state, lasting = self._s, self.settings.jump_consecutive
         before, now = [*state.learned, value][:-lasting], [*state.learned, value][-lasting:]
-        if self.relative and len(before) >= lasting:
-            level = float(np.median(before))
-            limit = math.log1p(self.settings.learning_percent / 100)
-            limit = max(limit, self.settings.jump_z * (sigma or 0.0))
+        limit = math.log1p(self.settings.learning_percent / 100)
+        limit = max(limit, self.settings.jump_z * (sigma or 0.0))
+        if self.relative and len(before) >= lasting and min(now) - min(before) > limit:
+            level = midmean(before)
             if min(now) - level > limit:
                 self._settle(before)
                 state.baseline = level
                 state.own_sigma = state.own_sigma or 0.0
-                state.samples, state.learned = self.settings.baseline, []
+                state.samples, state.learned = self.settings.whole_baseline, []
                 state.active, state.direction = "step", "up"
                 state.onset = self._nth_last(lasting)
                 state.restart(index)
-                size = float(np.median(now)) - level
+                state.size = size = float(np.median(now)) - level
                 return Change(index, state.onset, "step", "up", size, level, self.relative)
         self._settle([*state.learned, value])
         if state.baseline is not None:
@@ -299,12 +319,12 @@ class Monitor:
     def _charts(self, index: int, value: float, noise: float, error: float) -> Change | None:
         """Move all charts on by one deviation from the baseline."""
         state, limits, z = self._s, self.settings, value / noise
-        off = median_error(state.samples)
+        off = midmean_error(limits.independent(state.samples))
         # A short baseline is off by more than the limits allow for: that much is taken off.
-        allowance = _ALLOWANCE * max(0.0, off - median_error(60))
+        allowance = _ALLOWANCE * max(0.0, off - midmean_error(60))
         above, below = z - allowance, -z - allowance
-        state.up = max(0.0, state.up + min(above, limits.clip) - limits.k)
-        state.down = max(0.0, state.down + min(below, limits.clip) - limits.k)
+        state.up = max(0.0, state.up + max(min(above, limits.clip), -limits.clip) - limits.k)
+        state.down = max(0.0, state.down + max(min(below, limits.clip), -limits.clip) - limits.k)
         # The chart of the spread has no slack to spare for a noise that is told from few samples.
         root = math.sqrt(abs(z) / (math.hypot(1.0, off) * (1 + _SPREAD_ROOM * error)))
         excess = min((root - 0.822) / 0.349, limits.scale_cap) - limits.scale_k
@@ -396,11 +416,14 @@ class Monitor:
                 and float(np.minimum(np.abs(values[-_KEPT:]) / noise, 3).mean()) < 1.1
             )
         else:
-            last = values[-limits.clear_consecutive :] * (1 if state.direction == "up" else -1)
+            # A few samples of a small change may look as if it were over.
+            doubt = _DOUBT * median_error(1) * noise / max(state.size - near, noise / 4)
+            wanted = max(limits.clear_consecutive, min(math.ceil(doubt**2), _KEPT))
+            last = values[-wanted:] * (1 if state.direction == "up" else -1)
             over = (
-                len(last) == limits.clear_consecutive
+                len(last) == wanted
                 and float(np.median(last)) < near
-                and float(last.max()) < near + 3 * noise
+                and float(last[-limits.clear_consecutive :].max()) < near + 3 * noise
             )
         if not over:
             return None

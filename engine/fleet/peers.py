@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.fleet.limits import robust_sigma
+from engine.fleet.pooled import Noise, pooled
 
 Array = NDArray[np.float64]
 
 PEERS = 5
-"""Other devices that a cluster needs to speak for itself; below, all devices are the peers."""
+"""Other devices that a group needs to speak for itself; below, a wider one has the peers."""
 LEAST_PEERS = 3
 """Other devices below which nothing is said about what is common."""
 _SHARED_MEDIAN = 50
@@ -24,6 +24,7 @@ def fleet_round(
     ratios: Mapping[str, float],
     clusters: Mapping[str, int] | None = None,
     drifting: Collection[str] = (),
+    versions: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, float], float]:
     """Part what each device did from what its peers did.
 
@@ -31,27 +32,46 @@ def fleet_round(
         ratios: by device, log of latency over baseline.
         clusters: by device, which cluster it is in; -1 or absent is none.
         drifting: devices known to have changed, which are nobody's peers.
+        versions: by device, what it runs; empty or absent is not known.
 
     Returns:
         By device its ratio minus the median ratio of its peers, itself left out: the others of
-        its cluster where they are `PEERS` at least, else all others, else (below `LEAST_PEERS`)
-        nobody. And the median ratio over the whole fleet; 0 where there is no fleet to speak of.
+        its cluster and version where they are `PEERS` at least, else those of its version, else
+        those of its cluster, else all others, else (below `LEAST_PEERS`) nobody. And the median
+        ratio over the whole fleet; 0 where there is no fleet to speak of.
     """
     names = list(ratios)
     values = np.asarray([ratios[name] for name in names], dtype=float)
-    labels = np.asarray([(clusters or {}).get(name, -1) for name in names], dtype=int)
     steady = np.asarray([name not in drifting for name in names], dtype=bool)
     if len(names) <= LEAST_PEERS:
         return dict(ratios), 0.0
     if steady.sum() <= LEAST_PEERS:
         steady[:] = True
     common = _others(values, steady)
-    for label in np.unique(labels[labels >= 0]):
-        members = labels == label
-        if (members & steady).sum() > PEERS:
+    for members in _groups(names, clusters or {}, versions or {}):
+        if steady[members].sum() > PEERS:
             common[members] = _others(values[members], steady[members])
     residuals = values - common
     return dict(zip(names, residuals.tolist(), strict=True)), float(np.median(values))
+
+
+def _groups(
+    names: list[str], clusters: Mapping[str, int], versions: Mapping[str, str]
+) -> Iterator[NDArray[np.int64]]:
+    """Yield who may be whose peers, the widest groups first."""
+    labels = [clusters.get(name, -1) for name in names]
+    runs = [versions.get(name, "") for name in names]
+    for keys in (
+        [None if label < 0 else label for label in labels],
+        [version or None for version in runs],
+        [None if n < 0 or not v else (n, v) for n, v in zip(labels, runs, strict=True)],
+    ):
+        groups: dict[object, list[int]] = {}
+        for place, key in enumerate(keys):
+            if key is not None:
+                groups.setdefault(key, []).append(place)
+        for places in groups.values():
+            yield np.asarray(places)
 
 
 def _others(values: Array, steady: NDArray[np.bool_]) -> Array:
@@ -67,18 +87,17 @@ def _others(values: Array, steady: NDArray[np.bool_]) -> Array:
 
 def polish(
     rounds: list[dict[str, float]],
-) -> tuple[dict[str, list[float]], list[float], float | None, int]:
+) -> tuple[dict[str, list[float]], list[float], Noise]:
     """Part the first rounds into devices and rounds, by Tukey's median polish.
 
     Returns:
         By device its log-latency in each round without what its peers did (NaN where missing),
-        what all did in each round, the noise of one measurement (None while it is unknown), and
-        how many samples it rests on.
+        what all did in each round, and the noise of one measurement.
     """
     names = list(dict.fromkeys(name for early in rounds for name in early))
     table = np.asarray([[early.get(name, math.nan) for name in names] for early in rounds])
     if not names:
-        return {}, [0.0] * len(rounds), None, 0
+        return {}, [0.0] * len(rounds), Noise()
     levels, common = np.zeros(len(names)), np.zeros(len(rounds))
     enough = (~np.isnan(table)).sum(axis=1) > LEAST_PEERS
     for _ in range(3):
@@ -89,12 +108,11 @@ def polish(
     noise = np.full_like(table, np.nan)
     for row, values in enumerate(table - levels):
         present = np.flatnonzero(~np.isnan(values))
-        residuals, _ = fleet_round({names[i]: float(values[i]) for i in present})
-        noise[row, present] = list(residuals.values())
+        noise[row, present] = values[present]
+        if len(present) > LEAST_PEERS:
+            noise[row, present] -= _others(values[present], np.ones(len(present), dtype=bool))
     series = {name: (levels[i] + noise[:, i]).tolist() for i, name in enumerate(names)}
     if len(rounds) < LEAST_PEERS:
-        return series, common.tolist(), None, 0
+        return series, common.tolist(), Noise()
     # As many levels as devices were fitted to these samples.
-    freedom = max(int((~np.isnan(noise)).sum()) - len(names), 1)
-    sigma = robust_sigma(noise[~np.isnan(noise)]) * math.sqrt(1 + len(names) / freedom)
-    return series, common.tolist(), sigma, freedom
+    return series, common.tolist(), pooled(noise, len(names))

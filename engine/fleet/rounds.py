@@ -7,79 +7,25 @@ device's: a device is judged by how it moves against its peers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-from engine.fleet.fits import Kind
+from engine.fleet.budget import Budget
+from engine.fleet.cohorts import Cohorts
+from engine.fleet.crowds import Crowd
 from engine.fleet.limits import DriftSettings, median_error
-from engine.fleet.monitor import Change, Cleared, Direction, Monitor
+from engine.fleet.migration import Homes, tell
+from engine.fleet.monitor import Change, Cleared, Monitor
+from engine.fleet.older import of_version_1
 from engine.fleet.peers import LEAST_PEERS, PEERS, fleet_round, polish
+from engine.fleet.pooled import Noise
+from engine.fleet.signals import Chart, Clearance, Said, Scope, Signal, Standing, signal
 
-Scope = Literal["device", "cluster", "fleet"]
+__all__ = ["Clearance", "FleetMonitor", "Scope", "Signal", "Standing"]
 
-_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Signal:
-    """Something changed."""
-
-    scope: Scope
-    subject: str
-    """The device's name, "cluster 2", or "fleet"."""
-    kind: Kind
-    direction: Direction
-    """Up is slower."""
-    size_percent: float | None
-    """Change of the latency, against peers for a device; None for a spread."""
-    baseline_ms: float
-    now_ms: float
-    onset_round: int
-    """Round in which it began, from 0."""
-    round: int
-    """Round in which it was noticed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clearance:
-    """What a signal told is over."""
-
-    scope: Scope
-    subject: str
-    round: int
-
-
-_Said = Signal | Clearance
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """How a device stands."""
-
-    learning: bool
-    """Its baseline is not known yet."""
-    drifting: bool
-    baseline_ms: float | None
-    change_percent: float | None
-    """Its last rounds against its baseline and its peers."""
-
-
-@dataclass
-class _Chart:
-    """A monitor, and the round in which it began to count."""
-
-    monitor: Monitor
-    start: int = 0
-
-    def to_state(self) -> dict[str, Any]:
-        return {"start": self.start, "monitor": self.monitor.to_state()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any], settings: DriftSettings) -> _Chart:
-        return cls(Monitor.from_state(state["monitor"], settings), int(state["start"]))
+_VERSION = 2
 
 
 class FleetMonitor:
@@ -95,17 +41,25 @@ class FleetMonitor:
 
     Args:
         settings: limits of all charts.
+        budget: how often chance may alarm; where it is given, heights follow from it, from how
+            many devices there are and from their noise. None keeps those of the settings.
     """
 
-    def __init__(self, settings: DriftSettings | None = None) -> None:
+    def __init__(self, settings: DriftSettings | None = None, budget: Budget | None = None) -> None:
         self.settings = settings or DriftSettings()
+        self.budget = budget
+        self.limits = self.settings
+        """The settings, with the heights that are in force."""
+        self.noise = Noise()
+        """What the first rounds told of one measurement."""
         self._round = 0
         self._first: list[dict[str, float]] = []
-        self._sigma: float | None = None
-        self._sigma_samples = 0
-        self._devices: dict[str, _Chart] = {}
-        self._clusters: dict[int, _Chart] = {}
-        self._fleet: _Chart | None = None
+        self._devices: dict[str, Chart] = {}
+        self._clusters: dict[int, Chart] = {}
+        self._fleet: Chart | None = None
+        self._cohorts = Cohorts(self.limits)
+        self._crowd = Crowd()
+        self._homes = Homes()
 
     @property
     def learning(self) -> bool:
@@ -116,6 +70,11 @@ class FleetMonitor:
     def rounds(self) -> int:
         """How many rounds it has seen."""
         return self._round
+
+    @property
+    def crowd(self) -> int:
+        """How many devices the fleet's alert stands for; 0 where it is none of many devices."""
+        return len(self._crowd)
 
     def standings(self) -> dict[str, Standing]:
         """Return how every device seen so far stands."""
@@ -132,10 +91,22 @@ class FleetMonitor:
 
     def forget(self, devices: Iterable[str]) -> None:
         """Learn these devices' baselines anew: the new level was accepted, or the model changed."""
-        for name in devices:
+        names = list(devices)
+        for name in names:
             self._devices.pop(name, None)
+            self._cohorts.settle(name)
             for early in self._first:
                 early.pop(name, None)
+        self._crowd.forget(names)
+        self._homes.forget(names)
+
+    def accept_version(self, version: str) -> None:
+        """Take what a version brought as normal; its devices learn anew by themselves."""
+        self._cohorts.accept(version, self._round)
+
+    def accept_moves(self, devices: Iterable[str]) -> None:
+        """Take devices as being at home in the cluster that they have moved to."""
+        self._homes.settle(devices)
 
     def to_state(self) -> dict[str, Any]:
         """Return all it knows as plain data for JSON."""
@@ -143,36 +114,45 @@ class FleetMonitor:
             "version": _VERSION,
             "round": self._round,
             "first": [dict(early) for early in self._first],
-            "sigma": self._sigma,
-            "sigma_samples": self._sigma_samples,
+            "noise": self.noise.to_state(),
             "devices": {name: chart.to_state() for name, chart in self._devices.items()},
             "clusters": {str(label): chart.to_state() for label, chart in self._clusters.items()},
             "fleet": None if self._fleet is None else self._fleet.to_state(),
+            "cohorts": self._cohorts.to_state(),
+            "crowd": self._crowd.to_state(),
+            "homes": self._homes.to_state(),
         }
 
     @classmethod
     def from_state(
-        cls, state: Mapping[str, Any], settings: DriftSettings | None = None
+        cls,
+        state: Mapping[str, Any],
+        settings: DriftSettings | None = None,
+        budget: Budget | None = None,
     ) -> FleetMonitor:
         """Return a monitor that goes on exactly where `to_state` left off.
 
         Raises:
-            ValueError: the state is not one of a fleet's monitor, or of another version.
+            ValueError: the state is not one of a fleet's monitor, or of a newer version.
         """
-        monitor = cls(settings)
-        if state.get("version") != _VERSION:
+        monitor = cls(settings, budget)
+        if state.get("version") not in (1, _VERSION):
             raise ValueError(f"not the state of a fleet's monitor, version {_VERSION}")
         try:
+            if state["version"] == 1:
+                state = of_version_1(state)
             monitor._round = int(state["round"])
             monitor._first = [dict(early) for early in state["first"]]
-            monitor._sigma = state["sigma"]
-            monitor._sigma_samples = int(state["sigma_samples"])
+            monitor.noise = Noise.from_state(state["noise"])
             for name, chart in state["devices"].items():
-                monitor._devices[name] = _Chart.from_state(chart, monitor.settings)
+                monitor._devices[name] = Chart.from_state(chart, monitor.settings)
             for label, chart in state["clusters"].items():
-                monitor._clusters[int(label)] = _Chart.from_state(chart, monitor.settings)
+                monitor._clusters[int(label)] = Chart.from_state(chart, monitor.settings)
             if state["fleet"] is not None:
-                monitor._fleet = _Chart.from_state(state["fleet"], monitor.settings)
+                monitor._fleet = Chart.from_state(state["fleet"], monitor.settings)
+            monitor._cohorts = Cohorts.from_state(state["cohorts"], monitor.settings)
+            monitor._crowd = Crowd.from_state(state["crowd"])
+            monitor._homes = Homes.from_state(state["homes"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the whole state of a fleet's monitor: {error!r}") from error
         return monitor
@@ -181,12 +161,15 @@ class FleetMonitor:
         self,
         latencies: Mapping[str, float | None],
         clusters: Mapping[str, int] | None = None,
+        versions: Mapping[str, str] | None = None,
     ) -> tuple[list[Signal], list[Clearance]]:
         """Take one round.
 
         Args:
             latencies: milliseconds by device; None, NaN or absent where there is none.
-            clusters: by device, which cluster it is in now; -1 or absent is none.
+            clusters: by device, which cluster it is in now, with ids that last; -1 or absent is
+                none.
+            versions: by device, what it runs besides the model; empty or absent is not known.
 
         Returns:
             What has changed with this round, and what is over; the fleet first.
@@ -196,46 +179,84 @@ class FleetMonitor:
             for name, ms in latencies.items()
             if ms is not None and math.isfinite(ms) and ms > 0
         }
+        self._cohorts.saw(versions or {})
+        self._set_limits()
         said = self._learn(logs) if self._fleet is None else self._check(logs, clusters or {})
+        active = {name for name, chart in self._devices.items() if chart.monitor.active}
+        if self._crowd:  # the fleet has its alert already
+            said = [s for s in said if s.scope != "fleet" or isinstance(s, Clearance)]
+        said = self._crowd.sift(said, self._round, len(self._devices), active)
+        said += tell(self._homes.update(clusters or {}), self._devices, self._round)
+        together = len(self._crowd) or (self._fleet is not None and self._fleet.monitor.active)
         signals = [s for s in said if isinstance(s, Signal)]
-        clearances = [s for s in said if isinstance(s, Clearance)]
+        clearances = [
+            s for s in said if isinstance(s, Clearance) and not (s.scope == "fleet" and together)
+        ]
         self._round += 1
         return signals, clearances
 
-    def _learn(self, logs: dict[str, float]) -> list[_Said]:
+    def _set_limits(self) -> None:
+        """Hold the charts to the budget, for as many of them as there are now."""
+        if self.budget is None:
+            return
+        series = len(self._devices) + len(self._clusters) + len(self._cohorts) + 1
+        limits = self.budget.limits(self.settings, self.noise, series)
+        if limits == self.limits:
+            return
+        self.limits = limits
+        fleet = [] if self._fleet is None else [self._fleet]
+        for chart in (*self._devices.values(), *self._clusters.values(), *fleet):
+            chart.monitor.settings = limits
+        self._cohorts.set_limits(limits)
+
+    def _learn(self, logs: dict[str, float]) -> list[Said]:
         """Keep the first rounds until there are enough to part devices from rounds."""
         self._first.append(logs)
-        residuals, common, sigma, count = polish(self._first)
+        residuals, common, noise = polish(self._first)
+        whole = len(self._first) >= min(self.settings.minimum, self.settings.baseline)
         before, self._devices = self._devices, {}
-        said: list[_Said] = []
+        said: list[Said] = []
         for name, series in residuals.items():
-            chart = self._devices[name] = _Chart(Monitor(self.settings))
+            chart = self._devices[name] = Chart(Monitor(self.limits))
+            drifted = name in before and before[name].monitor.active
+            self._cohorts.settle(name)
+            # Until there are baselines only a jump is told.
+            if not (whole or drifted or self._may_have_jumped(series)):
+                continue
             last: Change | Cleared | None = None
             for value in series:
-                last = chart.monitor.update(value, sigma, count) or last
-            drifted = name in before and before[name].monitor.active
+                last = chart.monitor.update(value, noise.sigma, noise.samples) or last
             if chart.monitor.active != drifted:
                 said += self._said("device", name, chart, last or Cleared(self._round, 0))
-        if len(self._first) >= min(self.settings.minimum, self.settings.baseline):
-            self._sigma, self._sigma_samples, self._first = sigma, count, []
-            self._fleet = _Chart(Monitor(self.settings))
+        if whole:
+            self.noise, self._first = noise, []
+            self._fleet = Chart(Monitor(self.limits))
             for value in common:
                 self._fleet.monitor.update(value)
         return said
 
-    def _check(self, logs: Mapping[str, float], clusters: Mapping[str, int]) -> list[_Said]:
+    def _may_have_jumped(self, series: list[float]) -> bool:
+        known = [value for value in series if not math.isnan(value)]
+        latest = known[-self.limits.jump_consecutive :]
+        return min(latest) - min(known) > math.log1p(self.limits.learning_percent / 100)
+
+    def _check(self, logs: Mapping[str, float], clusters: Mapping[str, int]) -> list[Said]:
         """Hold a round against the baselines."""
+        said = self._renew()
         ratios = {
             name: value - chart.monitor.baseline
             for name, value in logs.items()
             if (chart := self._devices.get(name)) and chart.monitor.baseline is not None
         }
         drifting = {name for name in ratios if self._devices[name].monitor.active}
-        residuals, common = fleet_round(ratios, clusters, drifting)
-        said = self._fleet_chart(ratios, common)
+        residuals, common = fleet_round(ratios, clusters, drifting, self._cohorts.versions)
+        said += self._fleet_chart(ratios, common)
+        said += self._cohort_charts(logs, ratios, common)
         said += self._cluster_charts(ratios, common, clusters)
         for name in {**self._devices, **logs}:
-            chart = self._devices.setdefault(name, _Chart(Monitor(self.settings), self._round))
+            chart = self._devices.get(name)
+            if chart is None:
+                chart = self._devices[name] = Chart(Monitor(self.limits), self._round)
             monitor = chart.monitor
             if name not in logs:
                 monitor.skip()
@@ -244,12 +265,39 @@ class FleetMonitor:
                 value = logs[name] - common
             else:
                 value = monitor.baseline + residuals[name]
-            said += self._said(
-                "device", name, chart, monitor.update(value, self._sigma, self._sigma_samples)
-            )
+            change = monitor.update(value, self.noise.sigma, self.noise.samples)
+            said += self._said("device", name, chart, change)
+        self._settle()
         return said
 
-    def _fleet_chart(self, ratios: Mapping[str, float], common: float) -> list[_Said]:
+    def _renew(self) -> list[Said]:
+        """Have devices learn anew that came to a new version together."""
+        baselines = {name: chart.monitor.baseline for name, chart in self._devices.items()}
+        names = self._cohorts.due(baselines)
+        said: list[Said] = [
+            Clearance(scope="device", subject=name, round=self._round, anew=True)
+            for name in names
+            if self._devices[name].monitor.active
+        ]
+        for name in names:
+            self._devices[name] = Chart(Monitor(self.limits), self._round)
+        self._crowd.forget(names)
+        return said
+
+    def _settle(self) -> None:
+        """Hold who has learned anew against what its version brought to the others."""
+        for name, expected in self._cohorts.expected().items():
+            chart = self._devices[name]
+            if chart.monitor.baseline is None:
+                continue
+            doubt = 3 * self._noise(1 / chart.monitor.samples)
+            gap = abs(chart.monitor.baseline - expected)
+            if gap > max(doubt, math.log1p(self.limits.effect_percent / 100)):
+                # Its own change is told against where it should be.
+                self._devices[name] = Chart(Monitor.settled(expected, self.limits), self._round + 1)
+            self._cohorts.settle(name)
+
+    def _fleet_chart(self, ratios: Mapping[str, float], common: float) -> list[Said]:
         assert self._fleet is not None
         monitor = self._fleet.monitor
         if len(ratios) <= LEAST_PEERS:
@@ -260,9 +308,28 @@ class FleetMonitor:
         change = monitor.update(common, noise, self.settings.baseline)
         return self._said("fleet", "fleet", self._fleet, change, ratios)
 
+    def _cohort_charts(
+        self, logs: Mapping[str, float], ratios: Mapping[str, float], common: float
+    ) -> list[Said]:
+        """Chart what came to a new version against what it was before."""
+        said: list[Said] = []
+        others = len(ratios) if len(ratios) > LEAST_PEERS else 0
+        noise = self._noise(1.0)
+        for found in self._cohorts.check(logs, common, noise, others, self._round):
+            level = float(np.median([self._cohorts.before(name) for name in found.devices]))
+            subject = f"version {found.version}"
+            if isinstance(found.change, Cleared):
+                said.append(Clearance(scope="cohort", subject=subject, round=self._round))
+            else:
+                count = len(found.devices)
+                level += found.change.baseline  # what was accepted already
+                chart, now = found.chart, self._round
+                said.append(signal("cohort", subject, chart, found.change, level, count, now))
+        return said
+
     def _cluster_charts(
         self, ratios: Mapping[str, float], common: float, clusters: Mapping[str, int]
-    ) -> list[_Said]:
+    ) -> list[Said]:
         """Chart clusters large enough to be their devices' peers, against the fleet."""
         groups: dict[int, dict[str, float]] = {}
         for name, ratio in ratios.items():
@@ -272,14 +339,14 @@ class FleetMonitor:
             for label, group in sorted(groups.items())
             if label >= 0 and PEERS < len(group) < len(ratios)
         }
-        said: list[_Said] = []
+        said: list[Said] = []
         for label, group in large.items():
             # Ratios are to each device's own baseline, so a cluster's is 0 from the start.
-            fresh = _Chart(Monitor.settled(0.0, self.settings), self._round)
+            fresh = Chart(Monitor.settled(0.0, self.limits), self._round)
             chart = self._clusters.setdefault(label, fresh)
             level = float(np.median(list(group.values()))) - common
             noise = self._noise(1 / len(group) + 1 / len(ratios))
-            change = chart.monitor.update(level, noise, self._sigma_samples)
+            change = chart.monitor.update(level, noise, self.noise.samples)
             said += self._said("cluster", f"cluster {label}", chart, change, group)
         for label in sorted(self._clusters.keys() - large.keys()):
             self._clusters[label].monitor.skip()
@@ -291,16 +358,16 @@ class FleetMonitor:
 
     def _noise(self, share: float) -> float:
         """Return the standard error of a median over devices."""
-        return (self._sigma or 0.0) * median_error(1) * math.sqrt(share)
+        return (self.noise.sigma or 0.0) * median_error(1) * math.sqrt(share)
 
     def _said(
         self,
         scope: Scope,
         subject: str,
-        chart: _Chart,
+        chart: Chart,
         what: Change | Cleared | None,
-        members: Iterable[str] = (),
-    ) -> list[_Said]:
+        members: Collection[str] = (),
+    ) -> list[Said]:
         """Put what a chart says into milliseconds and rounds."""
         if what is None:
             return []
@@ -310,16 +377,5 @@ class FleetMonitor:
         if scope != "device":
             levels = [self._devices[name].monitor.baseline for name in members]
             level += float(np.median([b for b in levels if b is not None]))
-        return [
-            Signal(
-                scope=scope,
-                subject=subject,
-                kind=what.kind,
-                direction=what.direction,
-                size_percent=None if what.size is None else 100 * math.expm1(what.size),
-                baseline_ms=math.exp(level),
-                now_ms=math.exp(level + (what.size or 0.0)),
-                onset_round=max(what.onset_index, 0) + chart.start,
-                round=self._round,
-            )
-        ]
+        count = max(len(members), 1)
+        return [signal(scope, subject, chart, what, level, count, self._round)]

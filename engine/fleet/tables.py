@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.fleet.clusters import cluster, explain
 from engine.fleet.drift import DriftSettings, detect
 
 SCHEMA_VERSION = 1
@@ -33,6 +32,8 @@ class LatencyTable:
     measurements: tuple[str, ...]
     latencies: NDArray[np.float64]
     """(devices, measurements), NaN where missing."""
+    facts: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    """What the devices are, by column; None where a cell is empty."""
 
 
 @dataclass
@@ -46,115 +47,111 @@ class Series:
     values: list[float] = field(default_factory=list)
 
 
-def read_latencies(path: str | Path) -> LatencyTable:
+def read_latencies(
+    path: str | Path, facts: Sequence[str] = (), wanted: Sequence[str] | None = None
+) -> LatencyTable:
     """Read a table of devices and what was measured on them.
+
+    Args:
+        path: the file.
+        facts: columns that hold no measurement but what a device is.
+        wanted: measurements to read, in this order; other columns are passed over. All of them
+            where left out.
 
     Raises:
         ValueError: the file cannot be read, or is no such table; says where and what to mend.
     """
     rows = _Rows(path)
     header = rows.header
-    if header[0].lower() != "device" or len(header) < 2:
-        raise rows.wrong(
-            f"the header is {_shown(','.join(header))}, it must be device,<measurement>,…"
-        )
-    for column, name in enumerate(header[1:], start=1):
-        if not name or name in header[:column]:
-            fault = "has no name" if not name else f"repeats the name {_shown(name)}"
-            raise rows.wrong(f"column {column + 1} {fault}; name every measurement once")
+    _check_header(rows, facts, wanted or ())
+    if wanted is None:
+        wanted = [name for name in header[1:] if name not in facts]
+    numbers = [header.index(name, 1) for name in wanted]
     lines: dict[str, int] = {}
     table = []
+    told: dict[str, list[str | None]] = {name: [] for name in facts}
     for row in rows:
         device = rows.device(row[0])
         if device in lines:
             raise rows.wrong(
-                f"device {_shown(device)} was there before, in line {lines[device]}; "
+                f"device {shown(device)} was there before, in line {lines[device]}; "
                 f"give every device one row"
             )
         lines[device] = rows.line
         table.append(
-            [
-                rows.number(cell, name, positive=True) if cell else math.nan
-                for name, cell in zip(header[1:], row[1:], strict=True)
-            ]
+            [rows.number(row[i], header[i], positive=True) if row[i] else math.nan for i in numbers]
         )
+        for name, values in told.items():
+            values.append(row[header.index(name)] or None)
     if not table:
         raise rows.wrong("there is no device below the header; add a row for each")
     latencies = np.asarray(table)
     if np.isnan(latencies).all():
         raise rows.wrong("no device has a number; there is nothing to compare")
-    return LatencyTable(tuple(lines), tuple(header[1:]), latencies)
+    return LatencyTable(
+        devices=tuple(lines),
+        measurements=tuple(wanted),
+        latencies=latencies,
+        facts={name: tuple(values) for name, values in told.items()},
+    )
 
 
-def read_series(path: str | Path) -> list[Series]:
+def _check_header(rows: _Rows, facts: Sequence[str], wanted: Sequence[str]) -> None:
+    header = rows.header
+    if header[0].lower() != "device" or len(header) < 2:
+        raise rows.wrong(
+            f"the header is {shown(','.join(header))}, it must be device,<measurement>,…"
+        )
+    for column, name in enumerate(header[1:], start=1):
+        if not name or name in header[:column]:
+            fault = "has no name" if not name else f"repeats the name {shown(name)}"
+            raise rows.wrong(f"column {column + 1} {fault}; name every measurement once")
+    for name in facts:
+        if name not in header[1:]:
+            raise rows.wrong(f"there is no column {shown(name)} that could be a fact")
+    for name in wanted:
+        if name not in header[1:]:
+            raise rows.wrong(f"there is no column {shown(name)}, which the other table has; add it")
+    if set(header[1:]) <= set(facts):
+        raise rows.wrong("every column is a fact; there is nothing to compare")
+
+
+def read_series(path: str | Path, fleet: bool = False) -> list[Series]:
     """Read values over time, of one device or of many, each device's rows in the order of time.
+
+    Args:
+        path: the file.
+        fleet: whether the devices are one fleet: then the column device and positive values are
+            a must.
 
     Raises:
         ValueError: the file cannot be read, or is no such table; says where and what to mend.
     """
     rows = _Rows(path)
     header = [name.lower() for name in rows.header]
-    if header not in (["time", "value"], ["device", "time", "value"]):
+    headers = [*([] if fleet else [["time", "value"]]), ["device", "time", "value"]]
+    if header not in headers:
         raise rows.wrong(
-            f"the header is {_shown(','.join(rows.header))}, "
-            f"it must be time,value or device,time,value"
+            f"the header is {shown(','.join(rows.header))}, "
+            f"it must be {' or '.join(map(','.join, headers))}"
         )
     found: dict[str | None, Series] = {}
-    latest: dict[str | None, tuple[str, float]] = {}
+    latest: dict[str | None, float] = {}
+    kind = ""
     for row in rows:
         device = rows.device(row[0]) if len(header) == 3 else None
-        time, moment = rows.time(row[-2])
-        before = latest.get(device)
-        if before is not None and before[0] != moment[0]:
-            raise rows.wrong(
-                f"column time changes from {before[0]} to {moment[0]}; use one kind throughout"
-            )
-        if before is not None and moment[1] < before[1]:
-            raise rows.wrong(f"column time goes back to {_shown(row[-2])}; sort the rows by time")
-        latest[device] = moment
+        time, (own_kind, moment) = rows.time(row[-2])
+        if kind and kind != own_kind:
+            raise rows.wrong(f"column time changes from {kind} to {own_kind}; use one throughout")
+        if moment < latest.get(device, moment):
+            raise rows.wrong(f"column time goes back to {shown(row[-2])}; sort the rows by time")
+        kind, latest[device] = own_kind, moment
         series = found.setdefault(device, Series(device))
         series.times.append(time)
-        series.values.append(rows.number(row[-1], "value"))
+        series.values.append(rows.number(row[-1], "value", positive=fleet))
     if not found:
         raise rows.wrong("there is no value below the header; add a row for each")
     return list(found.values())
-
-
-def clusters_document(
-    table: LatencyTable, eps_percent: float | None = None, min_samples: int | None = None
-) -> dict[str, Any]:
-    """Return which devices are alike, as plain data for JSON.
-
-    Raises:
-        ValueError: an argument makes no sense.
-    """
-    found = cluster(table.latencies, None, eps_percent, min_samples)
-    notes = explain(table.latencies, found.labels, table.measurements)
-    clusters = []
-    for label, representative in enumerate(found.representatives):
-        members = table.latencies[found.labels == label]
-        clusters.append(
-            {
-                "id": label,
-                "size": len(members),
-                "representative": table.devices[representative],
-                "weight": found.weights[label],
-                "median": {
-                    name: float(np.median(column[~np.isnan(column)]))
-                    for name, column in zip(table.measurements, members.T, strict=True)
-                    if not np.isnan(column).all()
-                },
-                "note": notes[label],
-            }
-        )
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "eps": found.eps,
-        "eps_percent": found.eps_percent,
-        "min_samples": found.min_samples,
-        "clusters": clusters,
-        "labels": dict(zip(table.devices, found.labels.tolist(), strict=True)),
-    }
 
 
 def drift_document(
@@ -230,8 +227,8 @@ class _Rows:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or (positive and value <= 0):
-            what = _shown(cell) if cell else "empty"
-            raise self.wrong(f"column {_shown(column)} is {what}, it must be {kind}")
+            what = shown(cell) if cell else "empty"
+            raise self.wrong(f"column {shown(column)} is {what}, it must be {kind}")
         return value
 
     def time(self, cell: str) -> tuple[str | float, tuple[str, float]]:
@@ -246,7 +243,7 @@ class _Rows:
             moment = datetime.fromisoformat(cell)
         except ValueError:
             raise self.wrong(
-                f"column time is {_shown(cell)}, it must be ISO 8601 or a number"
+                f"column time is {shown(cell)}, it must be ISO 8601 or a number"
             ) from None
         if moment.tzinfo is None:
             # Only the order counts, and it is the same in any one time zone.
@@ -254,6 +251,6 @@ class _Rows:
         return cell, ("times with a zone", moment.timestamp())
 
 
-def _shown(cell: str) -> str:
+def shown(cell: str) -> str:
     """Quote what stands in a file, harmless and short."""
     return repr(cell if len(cell) <= 40 else cell[:40] + "…")

@@ -7,6 +7,7 @@ from typing import Any
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.drifting import forget_baseline
 from hdap_tui.errors import RefusedError
+from hdap_tui.names import with_letters
 from hdap_tui.store import alerts
 from hdap_tui.store.records import AlertRow
 
@@ -21,7 +22,7 @@ def list_alerts(context: Context) -> Outcome:
                 str(r.id),
                 r.state,
                 _about(r),
-                f"{r.kind} {r.direction}",
+                r.kind if r.kind == "migration" else f"{r.kind} {r.direction}",
                 f"{r.size_percent:+.1f} %",
                 f"{r.baseline_ms:.3f} ms",
                 f"{r.now_ms:.3f} ms",
@@ -67,14 +68,15 @@ def accept(context: Context, alert: int, reason: str | None = None, yes: bool = 
     if row.state == "resolved":
         raise RefusedError(f"Alert {alert} has resolved already, at {row.resolved_at[:19]}.")
     about = f"{_about(row)}: {row.baseline_ms:.3f} ms becomes {row.now_ms:.3f} ms"
-    if not yes and not context.confirm("Take the present latency as the new baseline?", [about]):
+    if row.kind == "migration":
+        about = f"{_about(row)}: at home in its cluster"
+    if not yes and not context.confirm("Take the present as normal?", [about]):
         raise RefusedError(f"Alert {alert} stays as it is.")
     with context.store.write():
         forget_baseline(context.settings, context.store, row)
-        row = alerts.resolve(context.store, alert, reason or "accepted as the new baseline")
-    return Outcome(
-        data=document(row), text=f"Alert {row.id} is resolved; {_about(row)} learns a new baseline."
-    )
+        row = alerts.resolve(context.store, alert, reason or "accepted as normal")
+    then = "is at home where it is" if row.kind == "migration" else "learns a new baseline"
+    return Outcome(data=document(row), text=f"Alert {row.id} is resolved; {_about(row)} {then}.")
 
 
 def document(row: AlertRow) -> dict[str, Any]:
@@ -102,4 +104,4 @@ def document(row: AlertRow) -> dict[str, Any]:
 
 def _about(row: AlertRow) -> str:
     more = f" (+{row.inhibited} devices)" if row.inhibited else ""
-    return row.subject + more + (" (emulated)" if row.emulated else "")
+    return with_letters(row.subject) + more + (" (emulated)" if row.emulated else "")

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hdap_tui.actions.bench import document, exit_code
 from hdap_tui.actions.clusters import clusters
 from hdap_tui.context import Context, Outcome
-from hdap_tui.errors import ExitCode
+from hdap_tui.errors import ExitCode, SettingsError
 from hdap_tui.progress import WHOLE
+from hdap_tui.store import models
 from hdap_tui.watch import Watcher
 
 
-def sweep(context: Context, select: str | None = None) -> Outcome:
-    """Measure all probe models and the deployed one on every device, then cluster the fleet."""
+def sweep(context: Context, select: str | None = None, estimate: float | None = None) -> Outcome:
+    """Measure all probe models and the deployed one on every device, then cluster the fleet.
+
+    `estimate` measures only the deployed model, on as many devices as tell the fleet's mean.
+    """
+    if estimate is not None:
+        if select is not None:
+            raise SettingsError("--estimate draws the devices itself: leave out --select.")
+        return _estimate(context, estimate)
     watcher = Watcher(context)
     with watcher.measuring:
         latencies = watcher.sweep([device.name for device in context.select(select)])
@@ -29,6 +38,35 @@ def sweep(context: Context, select: str | None = None) -> Outcome:
         },
         table=found.table,
         text=f"{text}\n{found.text}",
+        exit_code=exit_code(latencies),
+    )
+
+
+def _estimate(context: Context, within_percent: float) -> Outcome:
+    from engine.fleet.estimate import document as estimate_document
+    from hdap_tui.actions.estimate import sentence, strata_table
+    from hdap_tui.estimating import latest_round, measure_sample, plan_sample
+    from hdap_tui.measuring import Measuring
+
+    with Measuring(context) as measuring:
+        planned, names = plan_sample(context.store, within_percent)
+        latencies = measure_sample(measuring, names)
+    known = {row.digest: row.name for row in models.rows(context.store)}
+    data: dict[str, Any] = {"measurements": [document(one, known) for one in latencies]}
+    failed = sorted({one.device for one in latencies if not one.ok})
+    text = f"Failed on {', '.join(failed)}." if failed else ""
+    if context.cancelled() or len(failed) > len(latencies) - 2:
+        return Outcome(data=data, text=text, exit_code=exit_code(latencies))
+    found = latest_round(context.store, measuring.last_sweep).estimate()
+    # What was asked for is planned anew, from the spread that was found just now.
+    wider = found.within_percent > within_percent
+    shown = estimate_document(found, (within_percent,) if wider else ())
+    emulated = sum(device.emulated for device in context.settings.devices)
+    data |= {"estimate": {**shown, "expected_percent": planned.within_percent}}
+    return Outcome(
+        data={**data, "emulated": emulated},
+        table=strata_table(shown),
+        text="\n".join(filter(None, (text, sentence(shown, "The fleet", emulated)))),
         exit_code=exit_code(latencies),
     )
 

@@ -239,12 +239,16 @@ class Drift(Section, frozen=True):
 
     baseline: Annotated[int, Meta(ge=3)] = 60
     """Canary rounds from which a device's baseline is learned."""
+    false_alerts_per_week: Positive = 1.0
+    """How often chance may alarm, over the whole fleet. The heights of the charts follow from it,
+    from the number of devices, the time between rounds and the noise that was learned."""
     k: NotNegative = 1.0
-    """Slack of the CUSUM chart, in standard deviations."""
-    h: Positive = 10.0
-    """Height at which the CUSUM chart alarms, in standard deviations."""
-    jump_z: Positive = 6.0
-    """Standard deviations from the baseline that count as a jump."""
+    """Slack of the CUSUM chart, in standard deviations; another than 1 needs h as well."""
+    h: NotNegative = 0.0
+    """Height at which the CUSUM chart alarms, in standard deviations; 0: found from the false
+    alerts that are allowed."""
+    jump_z: NotNegative = 0.0
+    """Standard deviations from the baseline that count as a jump; 0: found likewise."""
     jump_consecutive: Count = 3
     """Rounds in a row that a jump must last."""
     effect_percent: NotNegative = 3.0

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
 
-from hdap_tui.names import cluster_letter
+from hdap_tui.names import cluster_letter, with_letters
 from hdap_tui.progress import duration
 from hdap_tui.store.records import AlertRow, DeploymentRow
 from hdap_tui.text import clean
@@ -181,9 +181,11 @@ def listed(names: Iterable[str], limit: int = 3) -> str:
 def alert_sentence(alert: AlertRow) -> str:
     """Return what an alert says."""
     way = {"up": "slower", "down": "faster"}.get(alert.direction, alert.direction)
-    subject = clean(alert.subject, 60)
+    subject = with_letters(clean(alert.subject, 60))
     if alert.kind == "spread":
         return f"{subject} has become uneven"
+    if alert.kind == "migration":
+        return f"{subject} behaves like another cluster now"
     how = {"step": "at once", "ramp": "slowly"}.get(alert.kind, "")
     return f"{subject} has become {abs(alert.size_percent):.1f} % {way} {how}".rstrip()
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.fleet.clusters import Clustering
+    from engine.fleet.quality import Quality
 
 
 def save(
@@ -25,16 +26,36 @@ def save(
     models: Sequence[str],
     latencies: NDArray[np.float64],
     notes: Mapping[int, str] | None = None,
+    quality: Quality | None = None,
 ) -> ClusterMap:
-    """Keep a clustering and return it as the map shows it.
+    """Keep a clustering and return it as the map shows it; the arguments are those of `as_map`."""
+    found = as_map(clustering, devices, models, latencies, notes, quality)
+    with store.write() as connection:
+        connection.execute(
+            "INSERT INTO clusterings (at, map) VALUES (?, ?)", (found.at, json.dumps(asdict(found)))
+        )
+    return found
+
+
+def as_map(
+    clustering: Clustering,
+    devices: Sequence[str],
+    models: Sequence[str],
+    latencies: NDArray[np.float64],
+    notes: Mapping[int, str] | None = None,
+    quality: Quality | None = None,
+) -> ClusterMap:
+    """Return a clustering as the map shows it.
 
     Args:
+        clustering: What was found.
         devices: Names, one for each row that was clustered.
         models: Names of the models, one for each column of `latencies`.
         latencies: What was clustered, (devices, models) in ms, NaN where missing.
         notes: What tells each cluster from the rest, by its number.
+        quality: How good the clustering is.
     """
-    found = ClusterMap(
+    return ClusterMap(
         at=now(),
         eps=float(clustering.eps),
         eps_percent=float(clustering.eps_percent),
@@ -44,13 +65,10 @@ def save(
         devices=tuple(devices),
         labels=tuple(int(label) for label in clustering.labels),
         points=tuple((float(x), float(y)) for x, y in clustering.points),
-        clusters=tuple(_clusters(clustering, devices, models, latencies, notes or {})),
+        clusters=tuple(_clusters(clustering, devices, models, latencies, notes or {}, quality)),
+        silhouette=quality.silhouette if quality else None,
+        apart_percent=quality.apart_percent if quality else None,
     )
-    with store.write() as connection:
-        connection.execute(
-            "INSERT INTO clusterings (at, map) VALUES (?, ?)", (found.at, json.dumps(asdict(found)))
-        )
-    return found
 
 
 def latest(store: Store) -> ClusterMap:
@@ -65,11 +83,12 @@ def _clusters(
     models: Sequence[str],
     latencies: NDArray[np.float64],
     notes: Mapping[int, str],
+    quality: Quality | None,
 ) -> list[ClusterRow]:
     import numpy as np
 
     rows = []
-    for number, representative in enumerate(clustering.representatives):
+    for index, number in enumerate(clustering.ids):
         members = clustering.labels == number
         medians = {
             name: float(np.nanmedian(latencies[members, column]))
@@ -80,9 +99,10 @@ def _clusters(
             ClusterRow(
                 id=number,
                 size=int(members.sum()),
-                representative=devices[representative],
+                representative=devices[clustering.representatives[index]],
                 median_ms=medians,
                 note=notes.get(number, ""),
+                stability=quality.stability[index] if quality else None,
             )
         )
     return rows
@@ -100,4 +120,6 @@ def _from_json(data: dict[str, Any]) -> ClusterMap:
         labels=tuple(data["labels"]),
         points=tuple((x, y) for x, y in data["points"]),
         clusters=tuple(ClusterRow(**row) for row in data["clusters"]),
+        silhouette=data.get("silhouette"),
+        apart_percent=data.get("apart_percent"),
     )

@@ -108,6 +108,16 @@ def take_over(store: Store, name: str, digest: str, previous: str) -> None:
         )
 
 
+def model_on(store: Store, name: str) -> str:
+    """Return the digest of what one device runs, empty for none."""
+    row = store.row(
+        """SELECT m.digest FROM devices d JOIN models m ON m.id = d.model_id
+        WHERE d.name = ? AND d.position IS NOT NULL""",
+        (name,),
+    )
+    return str(row["digest"]) if row else ""
+
+
 def models_on(store: Store) -> dict[str, tuple[str, str]]:
     """Return digests of the present and the previous model of each device, empty for none."""
     rows = store.rows(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.latency import Latency
 
-SweepKind = Literal["sweep", "canary", "bench", "deploy", "sampling"]
+SweepKind = Literal["sweep", "canary", "bench", "deploy", "sampling", "estimate"]
 
 RECENT = 32
 """Latencies of a device and model kept at hand for its sparkline."""
@@ -187,11 +187,13 @@ def matrix(
     return _table(store, digests, sweep, "median_ms")
 
 
-def relative_sigma(store: Store, digests: Sequence[str], sweep: int) -> NDArray[np.float64]:
+def relative_sigma(
+    store: Store, digests: Sequence[str], sweep: int, one_block: bool = False
+) -> NDArray[np.float64]:
     """Return how well each model's median repeats: its standard error over its value.
 
     Told from how the medians of the blocks scatter on each device, the middle one of all devices;
-    NaN where no device has two blocks.
+    NaN where no device has two blocks. `one_block` asks how well a single block would repeat.
     """
     import numpy as np
 
@@ -210,7 +212,8 @@ def relative_sigma(store: Store, digests: Sequence[str], sweep: int) -> NDArray[
             # The middle of many variances lies below their mean (Wilson and Hilferty 1931), and
             # a median of n normal values scatters sqrt(pi / 2) times as much as their mean.
             variance = blocks.var(ddof=1) / (1 - 2 / (9 * free)) ** 3
-            errors.setdefault(row["digest"], []).append(variance * math.pi / 2 / len(blocks))
+            share = 1.0 if one_block else math.pi / 2 / len(blocks)
+            errors.setdefault(row["digest"], []).append(variance * share)
     return np.array([math.sqrt(np.median(errors.get(digest, [np.nan]))) for digest in digests])
 
 
@@ -244,6 +247,31 @@ def round_values(store: Store, sweep: int, digest: str) -> dict[str, float]:
     return {row["name"]: row["median_ms"] for row in found}
 
 
+def last_of_deployed(store: Store, sweep: int | None = None) -> tuple[int, dict[str, float]] | None:
+    """Return the latest whole round that timed what devices run, with the latency of each in ms.
+
+    A round that a device went through with another model than it has by now does not count for it.
+    `sweep` asks for that round alone.
+    """
+    with store.read():
+        for row in store.rows(
+            """SELECT id FROM sweeps WHERE finished_at IS NOT NULL AND coalesce(id = ?, 1)
+                AND kind IN ('sweep', 'canary', 'estimate') ORDER BY id DESC LIMIT ?""",
+            (sweep, _LOOKED_BACK),
+        ):
+            found = store.rows(
+                """SELECT d.name, s.median_ms FROM samples s JOIN devices d ON d.id = s.device_id
+                WHERE s.sweep_id = ? AND s.model_id = d.model_id AND s.median_ms IS NOT NULL
+                    AND s.configuration = '' AND d.position IS NOT NULL ORDER BY s.at""",
+                (row["id"],),
+            )
+            if found:
+                return row["id"], {one["name"]: one["median_ms"] for one in found}
+    return None
+
+
+_LOOKED_BACK = 20
+"""Rounds among which one of the models in use is sought."""
 _MODEL_NAME = "coalesce(m.name, substr(m.digest, 1, 12)) AS model"
 
 

@@ -65,6 +65,29 @@ def m006_since(db: Database) -> None:
     db.executescript(_SINCE)
 
 
+@migrations()
+def m007_places(db: Database) -> None:
+    """Clusters that last, and each device's place among them."""
+    db.executescript(_PLACES)
+
+
+_PLACES = """
+-- the clusters as they stand: one row
+CREATE TABLE cluster_state (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    -- the models that they are told from
+    digests TEXT NOT NULL,
+    -- ids of clusters are given once
+    next_id INTEGER NOT NULL,
+    state TEXT NOT NULL
+);
+CREATE TABLE device_places (
+    device_id INTEGER PRIMARY KEY REFERENCES devices (id),
+    record BLOB NOT NULL
+);
+"""
+
+
 _SINCE = """
 -- when this kind of stage began; empty where nothing is being done, or nobody said
 ALTER TABLE devices ADD COLUMN stage_since TEXT NOT NULL DEFAULT '';

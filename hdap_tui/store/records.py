@@ -72,6 +72,8 @@ class ClusterRow:
     """Measured median latency over its devices, by model name."""
     note: str = ""
     """What tells it from the rest, in words."""
+    stability: float | None = None
+    """How surely it is found again, 0 to 1; None where nobody has looked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,10 @@ class ClusterMap:
     points: tuple[tuple[float, float], ...] = ()
     """Where each device lies; the unit is per cent of latency."""
     clusters: tuple[ClusterRow, ...] = ()
+    silhouette: float | None = None
+    """How well the clusters stand apart, -1 to 1; None where there are not two."""
+    apart_percent: float | None = None
+    """How far the middles of the nearest two lie apart; None likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,23 @@
 """Clusters of devices: small fleets, large ones, gaps in the data, and what is said about them."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
+from benchmarks.clusters import large_fleet
 from benchmarks.small_fleets import fleet
-from engine.fleet import density
-from engine.fleet.clusters import cluster, explain, match
+from engine.fleet import bins, density
+from engine.fleet.bins import weighted_dbscan
+from engine.fleet.clusters import cluster
+from engine.fleet.matching import match
+from engine.fleet.placing import Places
+from engine.fleet.quality import UNSTABLE, quality
+from engine.fleet.words import explain
 
 
 def simulated(seed, groups, devices=None, models=4, noise=0.02, gap=0.08):
@@ -190,7 +198,7 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(latencies, more, words):
 
 def test_min_samples_of_a_large_fleet_grow_with_it():
     rng = np.random.default_rng(0)
-    for devices, least in ((100, 8), (4000, 8), (12_000, 12)):
+    for devices, least in ((100, 8), (4000, 16), (90_000, 90)):
         latencies = 10 * np.exp(rng.normal(0, 0.01, (devices, 4)))
         found = cluster(latencies)
         assert found.min_samples == least
@@ -208,6 +216,47 @@ def test_bins_give_what_exact_dbscan_gives(monkeypatch):
     exact = cluster(latencies).labels
     assert adjusted_rand_score(exact, binned) > 0.99
     assert adjusted_rand_score(truth[~odd], binned[~odd]) > 0.95
+
+
+def test_weighted_points_cluster_as_scikit_learn_has_them():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        points = np.concatenate([rng.normal(middle, 0.3, (150, 3)) for middle in (0, 2, 3)])
+        weights = rng.integers(1, 20, len(points))
+        labels, core = weighted_dbscan(points, weights, 0.35, 60)
+        model = DBSCAN(eps=0.35, min_samples=60).fit(points, sample_weight=weights)
+        assert np.flatnonzero(core).tolist() == model.core_sample_indices_.tolist()
+        assert adjusted_rand_score(model.labels_[core], labels[core]) == 1
+        assert (labels < 0).tolist() == (model.labels_ < 0).tolist()
+    labels, core = weighted_dbscan(np.array([[0.0], [5.0]]), np.array([1, 1]), 1.0, 9)
+    assert (labels.tolist(), core.tolist()) == ([-1, -1], [False, False])
+
+
+def test_bins_agree_with_another_exact_dbscan():
+    other = pytest.importorskip("dbscan", reason="dbscan, of the extra dev, is not installed")
+    found = cluster(large_fleet(np.random.default_rng(0), 30_000))
+    points = np.ascontiguousarray(found.features, dtype=float)
+    exact, _ = other.DBSCAN(points, found.eps, found.min_samples)
+    ids, member, counts = np.unique(exact, return_inverse=True, return_counts=True)
+    exact = np.where(counts >= 300, ids, -1)[member]
+    assert len(found.ids) == 5
+    assert adjusted_rand_score(exact, found.labels) >= 0.985
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e6])
+def test_bins_are_few_enough_whatever_the_points(spread, monkeypatch):
+    points = np.random.default_rng(0).normal(0, spread, (5000, 5))
+    member, counts, means = bins._grid(points, 0.5)
+    assert len(counts) == len(np.unique(member)) == len(means)
+    assert counts.sum() == 5000
+    points /= spread
+    fine = len(bins._grid(points, 2.0)[1])
+    monkeypatch.setattr(bins, "MAX_BINS", 300)
+    coarse = len(bins._grid(points, 2.0)[1])
+    assert coarse < fine
+    monkeypatch.setattr(bins, "MAX_BINS", 10_000)
+    monkeypatch.setattr(bins, "MAX_NEAR", 1)
+    assert len(bins._grid(points, 2.0)[1]) == coarse
 
 
 def test_small_clusters_of_a_large_fleet_are_noise():
@@ -232,6 +281,81 @@ def test_words_for_a_fleet_of_one_cluster_compare_with_nothing():
         explain([[1.0], [1.0]], [0], ["a"])
 
 
+def test_words_put_together_what_differs_alike():
+    models = ["compute", "bandwidth", "dispatch", "copy"]
+    fast, slow = np.ones((3, 4)), np.array([[1.2, 1.21, 1.0, 1.0]] * 2)
+    words = explain(np.vstack([fast, slow]), [0, 0, 0, 1, 1], models)
+    assert words[1] == "bandwidth and compute 20 % slower, the others as the rest"
+    words = explain(np.vstack([fast, fast[:2] * 1.3]), [0, 0, 0, 1, 1], models)
+    assert words[1] == "30 % slower on all models"
+    many = np.exp(np.arange(8) * 0.1)
+    words = explain([np.ones(8), many], [0, 1], list("abcdefgh"))
+    assert words[1] == "h 101 % slower, g 82 % slower, f 65 % slower, 4 more by less, a as the rest"
+
+
+def test_words_name_a_fact_that_nine_of_ten_have_and_few_others():
+    latencies = np.array([[1.0]] * 20 + [[1.3]] * 10)
+    labels = [0] * 20 + [1] * 10
+    system = ["Debian 12"] * 19 + ["Debian 13"] * 10 + [None]
+    board = ["one"] * 30
+    facts = {"board": board, "system": system}
+    words = explain(latencies, labels, ["a"], facts)
+    assert words[1] == "a 30 % slower; system Debian 13 on 9 of 10"
+    assert words[0] == "a 23 % faster"  # what one of the others has is not known
+    facts["governor"] = ["performance"] * 20 + ["powersave"] * 10
+    assert explain(latencies, labels, ["a"], facts)[0].endswith("; governor performance")
+    with pytest.raises(ValueError, match="board"):
+        explain(latencies, labels, ["a"], {"board": board[:-1]})
+
+
+def test_devices_that_come_later_are_assigned_without_clustering_anew():
+    for devices in (24, 4000):
+        latencies, truth = simulated(5, 3, devices=devices, noise=0.01, gap=0.15)
+        old, later = latencies[: devices // 2], latencies[devices // 2 :].copy()
+        found = cluster(old)
+        assigned = found.places.assign(later)
+        assert adjusted_rand_score(truth[devices // 2 :], assigned) > 0.95
+        assert np.mean(found.places.assign(old) == found.labels) > 0.99
+        later[0, 1] = np.nan
+        assert found.places.assign(later)[0] == assigned[0]
+        strange = [[1000.0] * 4, [np.nan] * 4]
+        assert found.places.assign(strange).tolist() == [-1, -1]
+        again = Places.from_state(json.loads(json.dumps(found.places.to_state())))
+        assert again.assign(later).tolist() == found.places.assign(later).tolist()
+        for wrong in (later[:, :2], -later):
+            with pytest.raises(ValueError, match="latencies must be"):
+                found.places.assign(wrong)
+    with pytest.raises(ValueError, match="no state"):
+        Places.from_state({"models": [True]})
+
+
+def test_a_fleet_without_clusters_assigns_everything_to_noise():
+    places = cluster([[10.0], [20.0]]).places
+    assert places.assign([[10.0], [np.nan]]).tolist() == [-1, -1]
+
+
+def test_quality_tells_clear_clusters_from_shaky_ones():
+    latencies, _ = simulated(3, 3, devices=24, noise=0.01, gap=0.15)
+    clear = quality(cluster(latencies))
+    assert clear.noise == 0
+    assert clear.silhouette > 0.7
+    assert 12 < clear.apart_percent < 25
+    assert len(clear.stability) == 3
+    assert min(clear.stability) > UNSTABLE
+    chain = 10 * np.exp(0.02 * np.arange(12))[:, None]  # held together by each link
+    shaky = quality(cluster(chain, eps_percent=2.1))
+    assert (shaky.silhouette, shaky.apart_percent) == (None, None)
+    assert shaky.stability[0] < UNSTABLE
+    assert quality(cluster([[10.0], [20.0]])).stability == ()
+
+
+def test_quality_of_a_large_fleet_is_told_from_a_sample():
+    latencies, _ = simulated(0, 3, devices=6000, noise=0.01, gap=0.15)
+    found = quality(cluster(latencies))
+    assert found.silhouette > 0.6
+    assert min(found.stability) > 0.9
+
+
 def test_ids_are_kept_by_the_devices_they_share():
     old = [0, 0, 0, 0, 1, 1, 1, 2, 2, -1]
     assert match(old, [1, 1, 1, 1, 0, 0, 0, 2, 2, -1]) == {1: 0, 0: 1, 2: 2}
@@ -239,13 +363,15 @@ def test_ids_are_kept_by_the_devices_they_share():
     assert match(old, [0, 0, 0, 0, 1, 1, 2, -1, -1, 2]) == {0: 0, 1: 1, 2: 3}
     assert match([-1, -1], [0, 0]) == {0: 0}
     assert match([0, 0], [-1, -1]) == {}
+    assert match([0, 0, -1, -1], [0, 0, 1, 1], first=7) == {0: 0, 1: 7}
     with pytest.raises(ValueError, match="do not fit"):
         match([0], [0, 0])
 
 
 def test_importing_the_module_does_not_import_scikit_learn():
     check = (
-        "import sys, engine.fleet.clusters, engine.fleet.tables; print('sklearn' in sys.modules)"
+        "import sys, engine.fleet.documents, engine.fleet.membership; "
+        "print('sklearn' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -195,7 +195,7 @@ def test_a_state_that_is_none_is_refused():
     with pytest.raises(ValueError, match="version"):
         FleetMonitor.from_state({})
     with pytest.raises(ValueError, match="not the whole state"):
-        FleetMonitor.from_state({"version": 1, "round": 0})
+        FleetMonitor.from_state({"version": 2, "round": 0})
 
 
 def test_settings_that_cannot_work_are_refused():

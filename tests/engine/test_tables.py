@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from engine.fleet.clusters import cluster
+from engine.fleet.documents import clusters_document, estimate_document
 from engine.fleet.drift import DriftSettings, detect
 from engine.fleet.tables import (
-    clusters_document,
     drift_document,
     read_latencies,
     read_series,
@@ -61,6 +61,79 @@ def test_eps_of_a_table_can_be_told(tmp_path):
     assert clusters_document(table, eps_percent=30)["labels"] == {"x": 0, "y": 0, "z": 0}
     with pytest.raises(ValueError, match="eps_percent"):
         clusters_document(table, eps_percent=-5)
+
+
+GROUPS = """device,compute,copy,os
+a,10,5,old
+b,10.1,5,old
+c,10.05,5.05,old
+d,13,5,new
+e,13.1,5.02,new
+f,12.9,5,
+"""
+
+
+def test_columns_that_are_facts_explain_the_clusters(tmp_path):
+    table = read_latencies(written(tmp_path, GROUPS), facts=("os",))
+    assert table.measurements == ("compute", "copy")
+    assert table.facts == {"os": ("old", "old", "old", "new", "new", None)}
+    one, two = clusters_document(table)["clusters"]
+    assert (one["representative"], two["representative"]) == ("b", "d")
+    assert two["note"].endswith("copy as the rest")  # two of three are not nine of ten
+    known = read_latencies(written(tmp_path, GROUPS.replace("5,\n", "5,new\n")), facts=("os",))
+    assert clusters_document(known)["clusters"][1]["note"].endswith("; os new")
+
+
+def test_later_devices_are_assigned_by_the_names_of_the_columns(tmp_path):
+    table = read_latencies(written(tmp_path, GROUPS), facts=("os",))
+    path = written(tmp_path, "device,copy,os,compute\nx,5,new,13.05\ny,,old,10\nz,9,,40\n")
+    document = clusters_document(table, later=read_latencies(path, wanted=table.measurements))
+    assert document["assigned"] == {"x": 1, "y": 0, "z": -1}
+    assert set(document["labels"]) == set("abcdef")
+    path = written(tmp_path, "device,copy\nx,5\n")
+    with pytest.raises(ValueError, match="line 1: there is no column 'compute', which the other"):
+        read_latencies(path, wanted=table.measurements)
+    with pytest.raises(ValueError, match="the same measurements"):
+        clusters_document(table, later=read_latencies(path))
+
+
+def test_the_quality_of_the_clusters_stands_beside_them(tmp_path):
+    document = clusters_document(read_latencies(written(tmp_path, GROUPS), facts=("os",)))
+    assert document["noise"] == 0
+    assert document["silhouette"] > 0.9
+    assert 15 < document["apart_percent"] < 25
+    assert [one["stability"] for one in document["clusters"]] == [1, 1]
+
+
+def test_the_estimate_document_is_what_the_estimate_says(tmp_path):
+    lines = ["device,probe,model"]
+    for i in range(40):
+        probe = (10 if i < 25 else 14) * (1 + 0.001 * (i % 5))
+        model = 2 * probe if i % 4 == 0 else ""
+        lines.append(f"d{i},{probe},{model}")
+    document = estimate_document(read_latencies(written(tmp_path, "\n".join(lines))), 1.0)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    probe, model = document["estimates"]
+    assert (probe["measured"], model["measured"]) == (40, 10)
+    assert probe["within_percent"] == 0
+    assert model["low_ms"] < 2 * probe["mean_ms"] < model["high_ms"]
+    assert [one["devices"] for one in model["strata"]] == [25, 15]
+    assert model["needed"][0]["devices"] <= 10
+
+
+def test_an_estimate_needs_two_numbers_and_a_width(tmp_path):
+    with pytest.raises(ValueError, match="one gives no interval"):
+        estimate_document(read_latencies(written(tmp_path, "device,a\nx,1\ny,\n")))
+    with pytest.raises(ValueError, match="width"):
+        estimate_document(read_latencies(written(tmp_path, "device,a\nx,1\ny,2\n")), 0.0)
+
+
+def test_a_fact_that_is_no_column_is_said_with_the_line(tmp_path):
+    path = written(tmp_path, GROUPS)
+    with pytest.raises(ValueError, match="line 1: there is no column 'board'"):
+        read_latencies(path, facts=("board",))
+    with pytest.raises(ValueError, match="every column is a fact"):
+        read_latencies(path, facts=("compute", "copy", "os"))
 
 
 def test_the_drift_document_is_what_the_detection_says(tmp_path):
@@ -145,12 +218,25 @@ SERIES = [
     ("time,value\n2026-01-02,1\n2026-01-01,1\n", "line 3: column time goes back"),
     ("time,value\n1,1\n2026-01-01,1\n", "changes from numbers to local times"),
     ("device,time,value\n,1,1\n", "line 2: column device is empty"),
+    ("device,time,value\na,1,1\nb,2026-01-01,1\n", "line 3: column time changes from numbers to"),
 ]
+
+FLEET = [
+    ("time,value\n1,2\n", "line 1: the header is 'time,value', it must be device,time,value"),
+    ("device,time,value\na,1,1\nb,1,0\n", "line 3: column 'value' is '0', it must be a positive"),
+]
+
+
+def read_fleet(path):
+    """Read the series of one fleet."""
+    return read_series(path, fleet=True)
 
 
 @pytest.mark.parametrize(
     ("read", "text", "words"),
-    [(read_latencies, *case) for case in LATENCIES] + [(read_series, *case) for case in SERIES],
+    [(read_latencies, *case) for case in LATENCIES]
+    + [(read_series, *case) for case in SERIES]
+    + [(read_fleet, *case) for case in FLEET],
 )
 def test_a_bad_table_gives_one_sentence_that_says_where(tmp_path, read, text, words):
     path = written(tmp_path, text)

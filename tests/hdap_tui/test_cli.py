@@ -159,3 +159,21 @@ def test_the_changes_of_a_series_are_found_without_a_fleet(tmp_path: Path) -> No
     assert done.returncode == ExitCode.DONE
     assert (change["kind"], change["direction"], change["onset_index"]) == ("step", "up", 30)
     assert change["size_percent"] == pytest.approx(20, abs=2)
+
+
+def test_the_devices_of_a_table_are_watched_as_one_fleet(tmp_path: Path) -> None:
+    noise = random.Random(7)
+    rows = [
+        f"{name},{n},{(12.0 if name == 'c' and n >= 30 else 10) * (1 + noise.gauss(0, 0.01))}"
+        for n in range(60)
+        for name in "abcdef"
+    ]
+    (tmp_path / "series.csv").write_text("\n".join(["device,time,value", *rows]))
+    done = hdap("drift", "--input", "series.csv", "--fleet", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert done.returncode == ExitCode.DONE
+    assert (document["devices"], document["rounds"]) == (6, 60)
+    (change,) = document["changes"]
+    assert (change["scope"], change["device"], change["onset_index"]) == ("device", "c", 30)
+    assert change["over_index"] is None
+    assert hdap("drift", "--fleet", cwd=tmp_path).returncode == ExitCode.USAGE

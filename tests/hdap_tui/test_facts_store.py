@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from hdap_tui.cohorts import shared_fact, with_facts
+from engine.fleet.words import explain, telling
+from hdap_tui.cohorts import telling_facts
 from hdap_tui.config.settings import Device
 from hdap_tui.fact_names import NAMES, checked, shown
 from hdap_tui.store import devices, facts, held
@@ -190,8 +191,12 @@ def test_a_cluster_is_explained_by_a_fact_that_only_its_devices_share() -> None:
     fast, slow = {**PI, "governor": "performance"}, {**PI, "governor": "powersave"}
     known = {"a": fast, "b": fast, "c": slow, "d": slow, "e": fast}
     names, labels = ["a", "b", "c", "d", "e"], [0, 0, 1, 1, -1]
-    told = with_facts({0: "as the fleet", 1: "compute 60 % slower"}, names, labels, known)
-    assert told == {0: "as the fleet", 1: "compute 60 % slower; governor powersave"}
-    assert shared_fact(["c", "d"], ["a"], {"c": slow, "d": slow}) == ""  # of "a" nothing is known
-    assert shared_fact(["c"], ["a"], known) == ""
-    assert shared_fact(["a", "c"], ["b"], known) == ""
+    facts = telling_facts(names, known)
+    assert facts["governor"] == ["performance"] * 2 + ["powersave"] * 2 + ["performance"]
+    latencies = [[10.0], [10.0], [16.0], [16.0], [10.0]]
+    told = explain(latencies, labels, ["compute"], facts)
+    assert told[1] == "compute 60 % slower; governor powersave"
+    assert "governor" not in told[0]
+    assert telling(["powersave"] * 2, [None]) is None  # of the other nothing is known
+    assert telling(["powersave"], ["performance"]) is None
+    assert telling(["performance", "powersave"], ["performance"]) is None

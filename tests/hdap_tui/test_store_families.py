@@ -539,6 +539,7 @@ def test_a_cluster_is_told_by_the_medians_of_its_own_devices(store: Store) -> No
         points=np.zeros((3, 2)),
         explained=(0.9, 0.1),
         representatives=(1,),
+        ids=(0,),
     )
     saved = clusters.save(store, found, ["a", "b", "c"], ["old", "probe"], table)
     assert clusters.latest(store) == saved

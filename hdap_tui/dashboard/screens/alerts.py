@@ -19,6 +19,7 @@ from hdap_tui.dashboard.messages import AlertEventsRead, HistoryRead
 from hdap_tui.dashboard.screens.base import NARROW, Hint, TableView, hint
 from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.names import with_letters
 from hdap_tui.store.records import AlertEvent, AlertRow, FleetSnapshot
 from hdap_tui.text import clean
 
@@ -136,7 +137,7 @@ def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:
                below=110),
         Column("emulated", "", lambda r: Cell("emulated" if r.emulated else "", "emulated"), 8,
                above=110),
-        Column("kind", "kind", lambda r: Cell(clean(r.kind, 20)), 6, above=96),
+        Column("kind", "kind", _kind, 6, above=96),
         Column("size", "change", _size, 8, align="right", sort=lambda r: abs(r.size_percent)),
         Column("latency", "baseline → now ms", _latency, 17, align="right"),
         Column("age", "since", lambda r: Cell(age(r.onset_at, now()), "muted"), 7,
@@ -147,12 +148,18 @@ def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:
 
 def _subject(row: AlertRow) -> Cell:
     more = f" +{row.inhibited}" if row.inhibited else ""
-    return Cell(clean(row.subject, 80) + more, "strong")
+    return Cell(with_letters(clean(row.subject, 80)) + more, "strong")
+
+
+def _kind(row: AlertRow) -> Cell:
+    return Cell("move" if row.kind == "migration" else clean(row.kind, 20))
 
 
 def _size(row: AlertRow) -> Cell:
     if row.kind == "spread":
         return Cell("uneven", "warn")
+    if row.kind == "migration":
+        return Cell("moved", "warn")
     slower = row.direction == "up"
     arrow = "▲" if slower else "▼"
     style = "muted" if row.state == "resolved" else "bad" if slower else "good"

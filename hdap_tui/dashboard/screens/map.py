@@ -109,6 +109,7 @@ class MapScreen(HdapScreen):
                 f"eps {clustering.eps_percent:.2g} %",
                 f"min. samples {clustering.min_samples}",
                 f"{when} old" if when else "",
+                _apart(clustering) if self.size.width >= NARROW else "",
             ]
             title.append("  " + "  ".join(word for word in words if word), self.palette["muted"])
         self._title.update(title)
@@ -153,3 +154,10 @@ def _place(device: str, clustering: ClusterMap) -> str:
         if name == device:
             return f"{x:+.1f} %, {y:+.1f} %"
     return ""
+
+
+def _apart(clustering: ClusterMap) -> str:
+    """Return how well the clusters stand apart, in words."""
+    if clustering.silhouette is None or clustering.apart_percent is None:
+        return ""
+    return f"silhouette {clustering.silhouette:.2f}, {clustering.apart_percent:.0f} % apart"
