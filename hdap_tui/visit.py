@@ -297,11 +297,11 @@ class Visit:
                     self._pace.saw(self._target.name, bench, len(self._cases), parsed)
             if parsed.finished:
                 return [self._marked(parsed.latencies[case.key]) for case in self._asked]
-            self._check_running(state, job, began)
-            if parsed.garbage > _GARBAGE:
+            if parsed.garbage > _GARBAGE:  # whether or not its runner has ended meanwhile
                 raise DeviceError(
                     ErrorKind.GARBAGE, f"{self._target.name}: its results make no sense"
                 )
+            self._check_running(state, job, began)
             if time.monotonic() > limit:
                 raise _OverdueError(
                     ErrorKind.TIMEOUT, f"{self._target.name}: the benchmark does not come to an end"

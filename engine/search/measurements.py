@@ -298,7 +298,8 @@ class Measurements:
 
     def _blame_designs(self, step: str, part: Sequence[Widths]) -> None:
         """Give up a design that several devices cannot run which run the unpruned network."""
-        devices = [device for cluster in self.clusters for device in cluster.devices]
+        # Whoever has stood in by now: the record may tell already what happens later.
+        devices = [d for c in self.clusters for d in c.devices[: self._next[c.id] + 1]]
         sound = {d for d in devices if (base := self._log.get(self._whole, d)) and base.ok}
         for widths in part:
             answers = [(d, a) for d in devices if (a := self._log.get(widths, d)) is not None]

@@ -107,9 +107,11 @@ def test_another_device_of_the_cluster_stands_in_and_is_put_on_one_scale(tmp_pat
     assert len(known.widths) == 8
 
 
-def test_the_same_way_is_taken_again_from_the_record_of_a_failure(tmp_path):
+@pytest.mark.parametrize("failing", ["a", "ab"])
+def test_the_same_way_is_taken_again_from_the_record_of_a_failure(tmp_path, failing):
     lab, cluster = Lab({"a": 1.0, "b": 2.0}), Cluster(0, 2, ("a", "b"))
-    lab.failing["a", (8, 4)] = "disconnected"
+    for device in failing:
+        lab.failing[device, (8, 4)] = "failed"
     first = make(tmp_path, lab, cluster)
     first.ensure("sample", DESIGNS)
     again, events = Lab({}), []

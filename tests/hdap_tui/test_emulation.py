@@ -147,7 +147,8 @@ for _ in range({runs}):
     end = read(virtual)
     rows.append([(b - a) / c for a, b, c in zip(start, end, session._sess.took)])
     rows[-1].append(1e3 * (end[0] - start[0]))
-answer = dict(zip((*clocks, "ms"), numpy.median(rows, axis=0).tolist()))
+# A busy host takes the core away where clocks are read, which only adds: the least counts.
+answer = dict(zip((*clocks, "ms"), numpy.min(rows, axis=0).tolist()))
 print(json.dumps({{"made": made, **answer}}))
 """
 

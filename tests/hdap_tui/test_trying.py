@@ -249,7 +249,7 @@ LIES: dict[str, tuple[str, str]] = {
     "no class": ("entry['answers'][7] = 3", "none of the 3 classes"),
     "a negative class": ("entry['answers'][7] = -1", "none of the 3 classes"),
     "a class as text": ("entry['answers'][7] = '1'", "none of the 3 classes"),
-    "garbage": ("out = os.urandom(100000).replace(b'\\n', b' ') + b'\\n'", "without a result"),
+    "garbage": ("out = os.urandom(100000).replace(b'\\n', b' ') + b'\\n'", "make no sense"),
     "wrong answers": ("entry['answers'] = [(a + 1) % 3 for a in entry['answers']]", ""),
     "the truth": ("", ""),
 }
