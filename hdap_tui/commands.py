@@ -8,6 +8,7 @@ is imported when it runs.
 from __future__ import annotations
 
 import importlib
+import keyword
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from hdap_tui.context import Context, Outcome
 
 Kind = Literal["text", "integer", "number", "flag", "path", "choice"]
-Subject = Literal["", "devices", "device", "alert", "job", "model", "deployment"]
+Subject = Literal[
+    "", "devices", "device", "alert", "matter", "silence", "decision", "job", "model", "deployment"
+]
+"""Matter: what an alert is about, as a selector."""
 View = Literal[
     "", "fleet", "map", "alerts", "jobs", "models", "compare", "deployments", "device", "job",
     "help",
@@ -42,6 +46,12 @@ class Parameter:
     multiple: bool = False
     default: Any = None
     choices: tuple[str, ...] = ()
+
+    @property
+    def argument(self) -> str:
+        """What its function calls it: Python keeps words such as "for" to itself."""
+        name = self.name.replace("-", "_")
+        return f"{name}_" if keyword.iskeyword(name) else name
 
 
 @dataclass(frozen=True)
@@ -342,12 +352,28 @@ COMMANDS: tuple[Command, ...] = (
             Parameter("fleet", "Watch the table's devices as one fleet.", kind="flag"),
         ),
     ),
-    Command("alerts list", "Show the alerts.", "3", _action("alerts:list_alerts"), view="alerts"),
+    Command(
+        "alerts list",
+        "Show the alerts.",
+        "3",
+        _action("alerts:list_alerts"),
+        (Parameter("all", "Those that a wider alert stands for, too.", kind="flag"),),
+        view="alerts",
+    ),
     Command(
         "alerts show",
         "Show one alert and its whole history.",
         "i",
         _action("alerts:show"),
+        (_ALERT,),
+        subject="alert",
+    ),
+    Command(
+        "alerts explain",
+        "Say in words what an alert says, against what, since when, how surely, and what else"
+        " changed.",
+        "d",
+        _action("alerts:explain"),
         (_ALERT,),
         subject="alert",
     ),
@@ -367,6 +393,70 @@ COMMANDS: tuple[Command, ...] = (
         (_ALERT, Parameter("reason", "What to write beside it."), _YES),
         subject="alert",
         dangerous=True,
+    ),
+    Command(
+        "alerts silence",
+        "Tell nobody of some alerts for a while; they are recorded and shown all the same.",
+        "l",
+        _action("silences:silence"),
+        (
+            Parameter(
+                "selector",
+                'Alerts: subjects, patterns, "kind=spread", "scope=fleet", "tag=hall-a"; * is all.',
+                positional=True,
+                required=True,
+            ),
+            Parameter("for", "How long: 30m, 2h, 1d.", required=True),
+            Parameter("reason", "Why, for whoever asks later.", required=True),
+        ),
+        subject="matter",
+    ),
+    Command(
+        "alerts silences",
+        "Show the silences that are on, and the latest that are over.",
+        "H",
+        _action("silences:list_silences"),
+    ),
+    Command(
+        "alerts unsilence",
+        "End a silence before its time.",
+        "Q",
+        _action("silences:end_silence"),
+        (
+            Parameter(
+                "silence",
+                "Number of the silence; the only one where left out.",
+                kind="integer",
+                positional=True,
+            ),
+        ),
+        subject="silence",
+    ),
+    Command(
+        "alerts export",
+        "Print the alerts for another program.",
+        "f2",
+        _action("alerts:export"),
+        (
+            Parameter(
+                "alertmanager",
+                "As the array that Alertmanager takes (POST /api/v2/alerts); so far the only way.",
+                kind="flag",
+            ),
+        ),
+    ),
+    Command(
+        "alerts notifications",
+        "Show what was sent to the webhook and the command, and what waits.",
+        "9",
+        _action("notifications:list_notifications"),
+    ),
+    Command(
+        "alerts test-notification",
+        "Send a trial to the webhook and the command of the settings.",
+        "7",
+        _action("notifications:test_notification"),
+        long=True,
     ),
     Command(
         "compress",

@@ -54,20 +54,28 @@ def select(
     wanted = parse(expression or "")
     if not wanted.fields:
         return devices
+    of_alerts = sorted(f for f in wanted.fields if FIELDS[f].home == "alert")
+    if of_alerts:
+        raise SettingsError(f"{of_alerts[0]} is a field of alerts, and selects no devices.")
     check(wanted, known_values(devices))
-    of_device = [field for field in wanted.fields if field in _OF_DEVICE]
-    stored = _stored(wanted.fields - _OF_DEVICE.keys(), store)
-    chosen = tuple(
-        device
-        for device in devices
-        if wanted.matches(
-            {field: _OF_DEVICE[field](device) for field in of_device}
-            | stored.get(device.name, _NEVER_SEEN)
-        )
-    )
+    found = records(devices, wanted.fields, store)
+    chosen = tuple(device for device in devices if wanted.matches(found[device.name]))
     if not chosen:
         raise SettingsError(f"no device matches {clean(expression, 200)}.")
     return chosen
+
+
+def records(
+    devices: Iterable[Device], fields: frozenset[str], store: Callable[[], Store]
+) -> dict[str, dict[str, object]]:
+    """Return by device what it is selected by, as far as these fields go."""
+    of_device = [field for field in fields if field in _OF_DEVICE]
+    stored = _stored(fields - _OF_DEVICE.keys(), store)
+    return {
+        device.name: {field: _OF_DEVICE[field](device) for field in of_device}
+        | stored.get(device.name, _NEVER_SEEN)
+        for device in devices
+    }
 
 
 def known_values(devices: Iterable[Device]) -> dict[str, frozenset[str]]:

@@ -21,9 +21,13 @@ from hdap_tui.context import Context
 from hdap_tui.drifting import judge_round
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.measuring import Measuring
+from hdap_tui.notify import messages
+from hdap_tui.notify.sender import Sender
 from hdap_tui.probing import probe
 from hdap_tui.store import activity, facts, measurements
 from hdap_tui.store.records import AlertRow, ModelRow
+
+_LOOK_S = 1.0
 
 
 class Watcher:
@@ -33,6 +37,7 @@ class Watcher:
         self.context = context
         self.settings, self.store = context.settings, context.store
         self.measuring = Measuring(context)
+        self.sender = Sender(self.settings, self.store)
 
     def run(
         self,
@@ -49,7 +54,7 @@ class Watcher:
             RefusedError: another process watches this fleet.
         """
         opened: list[AlertRow] = []
-        with self._alone(), self.measuring:
+        with self._alone(), self.measuring, self.sender:
             done = 0
             try:
                 while not cancelled():
@@ -96,7 +101,13 @@ class Watcher:
         for digest in dict.fromkeys(models[0].digest for models in visits.values()):
             own = [one for one in found if one.model == digest]
             opened += judge_round(self.settings, self.store, digest, own)
+        self._tell()
         return opened
+
+    def _tell(self) -> None:
+        """Write down what others are to be told; it is sent meanwhile, by other threads."""
+        if messages.gather(self.settings, self.store):
+            self.sender.wake()
 
     def _probe(self, answered: Collection[str]) -> None:
         """Find the channel multiple of real devices that were never probed."""
@@ -131,8 +142,12 @@ class Watcher:
         jitter = self.settings.watch.jitter
         end = time.monotonic() + seconds * random.uniform(1 - jitter, 1 + jitter)
         self._say(f"next round in {seconds:.0f} s", seconds + 30)
+        look = time.monotonic() + _LOOK_S
         while time.monotonic() < end and not cancelled():
             time.sleep(0.1)
+            if time.monotonic() > look:
+                look = time.monotonic() + _LOOK_S
+                self._tell()  # a silence may be over
 
     def _say(self, text: str, valid_s: float = 600.0) -> None:
         activity.set_activity(self.store, text, valid_s)

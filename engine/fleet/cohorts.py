@@ -126,6 +126,15 @@ class Cohorts:
             for name, before in self._before.items()
         }
 
+    def levels(self) -> dict[str, tuple[Chart, float]]:
+        """Return the charts by version, with the log-latency that their devices had before."""
+        members = self._members(self._before)
+        return {
+            version: (chart, float(np.median([self._before[n] for n in members[version]])))
+            for version, chart in self._charts.items()
+            if version in members
+        }
+
     def before(self, name: str) -> float:
         """Return the baseline that a device had before its version changed."""
         return self._before[name]

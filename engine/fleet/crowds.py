@@ -38,6 +38,16 @@ class Crowd:
         """Return how many devices it is; 0 where there is no crowd."""
         return len(self._members)
 
+    @property
+    def silent(self) -> tuple[Signal, ...]:
+        """What its devices would have told, each by itself."""
+        return tuple(self._silent.values())
+
+    @property
+    def members(self) -> Collection[str]:
+        """The devices that it is."""
+        return self._members
+
     def sift(
         self, said: Sequence[Said], now: int, devices: int, active: Collection[str]
     ) -> list[Said]:

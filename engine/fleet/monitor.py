@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +48,23 @@ _FIT_CLIP = 9.0
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What a change was told by."""
+
+    rule: Literal["jump", "cusum", "spread", "learning"]
+    """Learning: a jump while the baseline was still being learned."""
+    height: float
+    """What the rule counted: samples in a row, the sum of the chart, or the size by which the
+    level moved while learning."""
+    limit: float
+    """What it had to reach."""
+    noise: float
+    """Standard deviation of one sample that was reckoned with."""
+    samples: int
+    """Samples that the baseline rests on."""
+
+
+@dataclass(frozen=True)
 class Change:
     """The series is no longer what it was."""
 
@@ -63,6 +80,8 @@ class Change:
     """Level before."""
     relative: bool
     """The series are logarithms."""
+    evidence: Evidence | None = None
+    """What it was told by; None where a whole series was looked at."""
 
     @property
     def size_percent(self) -> float | None:
@@ -169,6 +188,42 @@ class Monitor:
     def active(self) -> bool:
         """Whether a change was told that is not over."""
         return bool(self._s.active)
+
+    @property
+    def kind(self) -> str:
+        """Kind of the change that is not over; empty where there is none."""
+        return self._s.active
+
+    @property
+    def direction(self) -> Direction:
+        """Its direction."""
+        return "down" if self._s.direction == "down" else "up"
+
+    @property
+    def brewing(self) -> tuple[Direction, int] | None:
+        """Direction and first sample of what may become a change; None where nothing may.
+
+        A chart is half-way to its alarm, or one more sample makes a jump, and the level is off by
+        enough to be worth telling.
+        """
+        state, limits, off = self._s, self.settings, self.deviation
+        if state.baseline is None or state.active or off is None:
+            return None
+        if self.relative and abs(off) < math.log1p(limits.effect_percent / 100):
+            return None
+        sign, direction = (1, self._up) if off > 0 else (-1, self._down)
+        way, height, since = direction
+        if sign * state.jumps >= max(1, limits.jump_consecutive - 1):
+            return way, self._nth_last(abs(state.jumps))
+        return (way, since) if height > limits.h / 2 else None
+
+    @property
+    def _up(self) -> tuple[Direction, float, int]:
+        return "up", self._s.up, self._s.up_since
+
+    @property
+    def _down(self) -> tuple[Direction, float, int]:
+        return "down", self._s.down, self._s.down_since
 
     @property
     def deviation(self) -> float | None:
@@ -294,7 +349,8 @@ class Monitor:
                 state.onset = self._nth_last(lasting)
                 state.restart(index)
                 state.size = size = float(np.median(now)) - level
-                return Change(index, state.onset, "step", "up", size, level, self.relative)
+                told = Evidence("learning", min(now) - level, limit, sigma or 0.0, len(before))
+                return Change(index, state.onset, "step", "up", size, level, self.relative, told)
         self._settle([*state.learned, value])
         if state.baseline is not None:
             state.restart(index)
@@ -350,17 +406,16 @@ class Monitor:
             onset = self._nth_last(abs(state.jumps))
             change = self._change(index, onset, "up" if state.jumps > 0 else "down", "step")
             if change is not None:
-                return change
-        sides: tuple[tuple[float, int, Direction], ...] = (
-            (state.up, state.up_since, "up"),
-            (state.down, state.down_since, "down"),
-        )
-        for height, since, direction in sides:
+                count = float(abs(state.jumps))
+                told = Evidence("jump", count, limits.jump_consecutive, noise, state.samples)
+                return replace(change, evidence=told)
+        for direction, height, since in (self._up, self._down):
             if height > limits.h:
                 kind, onset = self._kind(since, noise)
                 change = self._change(index, onset, direction, kind)
                 if change is not None:
-                    return change
+                    told = Evidence("cusum", height, limits.h, noise, state.samples)
+                    return replace(change, evidence=told)
         state.up, state.down = min(state.up, limits.h), min(state.down, limits.h)
         if state.scale > limits.scale_h:
             state.scale = limits.scale_h
@@ -390,7 +445,8 @@ class Monitor:
         if abs(centre) > _LEVEL * spread or spread < max(1.5 * noise, least):
             return None
         onset, level = self._s.scale_since, self._s.baseline
-        return Change(index, onset, "spread", "up", None, level, self.relative)
+        told = Evidence("spread", spread / noise, 1.5, noise, self._s.samples)
+        return Change(index, onset, "spread", "up", None, level, self.relative, told)
 
     def _kind(self, onset: int, noise: float) -> tuple[Kind, int]:
         """Fit a step and a ramp, each with a free start, and name what fits better, from when.

@@ -48,30 +48,53 @@ def fleet_round(
     if steady.sum() <= LEAST_PEERS:
         steady[:] = True
     common = _others(values, steady)
-    for members in _groups(names, clusters or {}, versions or {}):
+    for _, members in _groups(names, clusters or {}, versions or {}):
         if steady[members].sum() > PEERS:
             common[members] = _others(values[members], steady[members])
     residuals = values - common
     return dict(zip(names, residuals.tolist(), strict=True)), float(np.median(values))
 
 
+def peers(
+    names: Collection[str],
+    clusters: Mapping[str, int],
+    drifting: Collection[str],
+    versions: Mapping[str, str],
+) -> dict[str, tuple[str, int]]:
+    """Return whom `fleet_round` compares each device with, in words, and how many they are."""
+    listed = list(names)
+    if len(listed) <= LEAST_PEERS:
+        return dict.fromkeys(listed, ("nobody", 0))
+    steady = [name not in drifting for name in listed]
+    if sum(steady) <= LEAST_PEERS:
+        steady = [True] * len(listed)
+    whole = sum(steady)
+    found = {name: ("the fleet", whole - own) for name, own in zip(listed, steady, strict=True)}
+    for kind, members in _groups(listed, clusters, versions):
+        count = sum(steady[i] for i in members)
+        if count > PEERS:
+            found |= {listed[i]: (kind, count - steady[i]) for i in members}
+    return found
+
+
 def _groups(
     names: list[str], clusters: Mapping[str, int], versions: Mapping[str, str]
-) -> Iterator[NDArray[np.int64]]:
-    """Yield who may be whose peers, the widest groups first."""
+) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield who may be whose peers, and what they share; the widest groups first."""
     labels = [clusters.get(name, -1) for name in names]
     runs = [versions.get(name, "") for name in names]
-    for keys in (
-        [None if label < 0 else label for label in labels],
-        [version or None for version in runs],
-        [None if n < 0 or not v else (n, v) for n, v in zip(labels, runs, strict=True)],
+    both = [None if n < 0 or not v else (n, v) for n, v in zip(labels, runs, strict=True)]
+    for kind, keys in (
+        ("its cluster", [None if label < 0 else label for label in labels]),
+        ("its version", [version or None for version in runs]),
+        ("its cluster and version", both),
     ):
         groups: dict[object, list[int]] = {}
         for place, key in enumerate(keys):
             if key is not None:
                 groups.setdefault(key, []).append(place)
         for places in groups.values():
-            yield np.asarray(places)
+            yield kind, np.asarray(places)
 
 
 def _others(values: Array, steady: NDArray[np.bool_]) -> Array:

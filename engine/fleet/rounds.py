@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,18 @@ from engine.fleet.limits import DriftSettings, median_error
 from engine.fleet.migration import Homes, tell
 from engine.fleet.monitor import Change, Cleared, Monitor
 from engine.fleet.older import of_version_1
-from engine.fleet.peers import LEAST_PEERS, PEERS, fleet_round, polish
+from engine.fleet.peers import LEAST_PEERS, PEERS, fleet_round, peers, polish
 from engine.fleet.pooled import Noise
-from engine.fleet.signals import Chart, Clearance, Said, Scope, Signal, Standing, signal
+from engine.fleet.signals import (
+    Chart,
+    Clearance,
+    Said,
+    Scope,
+    Signal,
+    Standing,
+    signal,
+    standing,
+)
 
 __all__ = ["Clearance", "FleetMonitor", "Scope", "Signal", "Standing"]
 
@@ -60,6 +70,7 @@ class FleetMonitor:
         self._cohorts = Cohorts(self.limits)
         self._crowd = Crowd()
         self._homes = Homes()
+        self._labels: Mapping[str, int] = {}  # those of the latest round
 
     @property
     def learning(self) -> bool:
@@ -76,18 +87,50 @@ class FleetMonitor:
         """How many devices the fleet's alert stands for; 0 where it is none of many devices."""
         return len(self._crowd)
 
+    @property
+    def silent(self) -> tuple[Signal, ...]:
+        """What devices would have told that the fleet's alert stands for, and that is not over."""
+        return tuple(s for s in self._crowd.silent if self._devices[s.subject].monitor.active)
+
     def standings(self) -> dict[str, Standing]:
         """Return how every device seen so far stands."""
-        standings = {}
-        for name, chart in self._devices.items():
-            base, off = chart.monitor.baseline, chart.monitor.deviation
-            standings[name] = Standing(
-                learning=base is None,
-                drifting=chart.monitor.active,
-                baseline_ms=None if base is None else math.exp(base),
-                change_percent=None if off is None else 100 * math.expm1(off),
-            )
-        return standings
+        return {name: standing(chart) for name, chart in self._devices.items()}
+
+    def wider(self) -> dict[tuple[Scope, str], Standing]:
+        """Return how the fleet, its clusters and cohorts stand, as far as they are charted."""
+        found: dict[tuple[Scope, str], Standing] = {}
+        if self._fleet is not None:
+            found["fleet", "fleet"] = self._whole(self._fleet)
+        for version, (chart, level) in self._cohorts.levels().items():
+            found["cohort", f"version {version}"] = standing(chart, level)
+        for label, chart in self._clusters.items():
+            members = [name for name in self._devices if self._labels.get(name) == label]
+            if members:
+                found["cluster", f"cluster {label}"] = standing(chart, self._level(members))
+        return found
+
+    def _whole(self, chart: Chart) -> Standing:
+        """Return how the fleet stands; a crowd is as far off as the middle of its devices."""
+        found = standing(chart, self._level(self._devices))
+        if not self._crowd or found.drifting:
+            return found
+        charts = [self._devices[name] for name in self._crowd.members if name in self._devices]
+        moved = [chart.monitor.deviation or 0.0 for chart in charts]
+        off = float(np.median(moved)) if moved else 0.0
+        return replace(
+            found,
+            drifting=True,
+            kind="step",
+            direction="up" if off >= 0 else "down",
+            change_percent=100 * math.expm1(off),
+            pending=False,
+        )
+
+    def _level(self, members: Iterable[str]) -> float:
+        """Return the middle of devices' baselines; 0 where they have none."""
+        levels = [self._devices[name].monitor.baseline for name in members]
+        known = [level for level in levels if level is not None]
+        return float(np.median(known)) if known else 0.0
 
     def forget(self, devices: Iterable[str]) -> None:
         """Learn these devices' baselines anew: the new level was accepted, or the model changed."""
@@ -179,6 +222,7 @@ class FleetMonitor:
             for name, ms in latencies.items()
             if ms is not None and math.isfinite(ms) and ms > 0
         }
+        self._labels = clusters or {}
         self._cohorts.saw(versions or {})
         self._set_limits()
         said = self._learn(logs) if self._fleet is None else self._check(logs, clusters or {})
@@ -268,6 +312,9 @@ class FleetMonitor:
             change = monitor.update(value, self.noise.sigma, self.noise.samples)
             said += self._said("device", name, chart, change)
         self._settle()
+        if any(isinstance(one, Signal) and one.scope == "device" for one in said):
+            whom = peers(ratios, clusters, drifting, self._cohorts.versions)
+            said = [_compared(one, whom) for one in said]
         return said
 
     def _renew(self) -> list[Said]:
@@ -373,9 +420,14 @@ class FleetMonitor:
             return []
         if isinstance(what, Cleared):
             return [Clearance(scope=scope, subject=subject, round=self._round)]
-        level = what.baseline
-        if scope != "device":
-            levels = [self._devices[name].monitor.baseline for name in members]
-            level += float(np.median([b for b in levels if b is not None]))
+        level = what.baseline + (0.0 if scope == "device" else self._level(members))
         count = max(len(members), 1)
         return [signal(scope, subject, chart, what, level, count, self._round)]
+
+
+def _compared(one: Said, whom: Mapping[str, tuple[str, int]]) -> Said:
+    """Return what is said of a device with whom it was compared with."""
+    if isinstance(one, Clearance) or one.scope != "device" or one.subject not in whom:
+        return one
+    kind, count = whom[one.subject]
+    return replace(one, evidence={**one.evidence, "peers": kind, "peer_count": count})

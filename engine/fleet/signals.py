@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from engine.fleet.fits import Kind
@@ -38,6 +38,9 @@ class Signal:
     """How many devices it is about."""
     note: str = ""
     """What more there is to say, in words."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """What it was told by, as plain data: an `Evidence` with its noise in per cent, and who the
+    device was compared with (`peers`, `peer_count`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,14 @@ class Standing:
     baseline_ms: float | None
     change_percent: float | None
     """Its last rounds against its baseline and its peers."""
+    kind: str = ""
+    """Kind of the change that is not over: step, ramp or spread."""
+    direction: Direction | None = None
+    """Of that change, or of what is brewing."""
+    pending: bool = False
+    """Something is brewing that has not lasted yet,"""
+    since: int = 0
+    """since this round."""
 
 
 @dataclass
@@ -83,6 +94,22 @@ class Chart:
     def from_state(cls, state: Mapping[str, Any], settings: DriftSettings) -> Chart:
         """Return what `to_state` wrote."""
         return cls(Monitor.from_state(state["monitor"], settings), int(state["start"]))
+
+
+def standing(chart: Chart, level: float | None = None) -> Standing:
+    """Return how a chart stands; `level` is the log-latency that its baseline is added to."""
+    monitor = chart.monitor
+    base, off, brewing = monitor.baseline, monitor.deviation, monitor.brewing
+    return Standing(
+        learning=base is None,
+        drifting=monitor.active,
+        baseline_ms=None if base is None else math.exp(base + (level or 0.0)),
+        change_percent=None if off is None else 100 * math.expm1(off),
+        kind=monitor.kind,
+        direction=monitor.direction if monitor.active else brewing[0] if brewing else None,
+        pending=brewing is not None,
+        since=(max(brewing[1], 0) if brewing else 0) + chart.start,
+    )
 
 
 def signal(
@@ -106,6 +133,9 @@ def signal(
         now: the round.
     """
     size = change.size or 0.0
+    evidence = asdict(change.evidence) if change.evidence else {}
+    if evidence:
+        evidence["noise_percent"] = 100 * math.expm1(evidence.pop("noise"))
     return Signal(
         scope=scope,
         subject=subject,
@@ -117,4 +147,5 @@ def signal(
         onset_round=max(change.onset_index, 0) + chart.start,
         round=now,
         devices=devices,
+        evidence=evidence,
     )

@@ -1,26 +1,34 @@
-"""Alerts: list, show, acknowledge, accept."""
+"""Alerts: list, show, explain, acknowledge, accept, export."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from datetime import UTC, datetime, timedelta
 
+from hdap_tui.alert_words import document, is_quiet_now, open_until, postable
 from hdap_tui.context import Context, Outcome, Table
-from hdap_tui.drifting import forget_baseline
+from hdap_tui.drifting import accept as accept_level
 from hdap_tui.errors import RefusedError
-from hdap_tui.names import with_letters
-from hdap_tui.store import alerts
+from hdap_tui.explaining import explain as explained
+from hdap_tui.names import own_name, with_letters
+from hdap_tui.store import alerts, devices
 from hdap_tui.store.records import AlertRow
 
+_RESOLVED_FOR = timedelta(days=1)
+"""How long Alertmanager is told of an alert that has resolved."""
 
-def list_alerts(context: Context) -> Outcome:
-    """Show the open alerts, then the latest resolved ones."""
+
+def list_alerts(context: Context, all: bool = False) -> Outcome:
+    """Show the open alerts, then the latest resolved ones; those beneath others where asked."""
     rows = alerts.rows(context.store)
+    listed = [row for row in rows if all or row.inhibited_by is None or row.state == "resolved"]
+    now = datetime.now(UTC)
     shown = Table(
         ("alert", "state", "about", "kind", "size", "baseline", "now", "since", "model"),
         tuple(
             (
                 str(r.id),
-                r.state,
+                _state(r, now),
                 _about(r),
                 r.kind if r.kind == "migration" else f"{r.kind} {r.direction}",
                 f"{r.size_percent:+.1f} %",
@@ -29,13 +37,25 @@ def list_alerts(context: Context) -> Outcome:
                 r.onset_at[:19],
                 r.model,
             )
-            for r in rows
+            for r in listed
         ),
     )
+    watched = {
+        word: [d.name for d in devices.rows(context.store) if d.watched == word]
+        for word in ("learning", "no data")
+    }
+    text = "" if listed else "No alerts."
+    every = len(context.settings.devices)
+    text += "".join(f"\n{w}: {len(n)} of {every} devices" for w, n in watched.items() if n)
     return Outcome(
-        data={"alerts": [document(r) for r in rows]},
-        table=shown if rows else None,
-        text="" if rows else "No alerts.",
+        # For a program all of them, whatever stands for them.
+        data={
+            "alerts": [document(r) for r in rows],
+            "learning": watched["learning"],
+            "no_data": watched["no data"],
+        },
+        table=shown if listed else None,
+        text=text.strip(),
     )
 
 
@@ -43,22 +63,37 @@ def show(context: Context, alert: int) -> Outcome:
     """Show one alert and its whole history."""
     row = alerts.row(context.store, alert)
     events = alerts.events(context.store, alert)
+    beneath = [a for a in alerts.open_rows(context.store) if a.inhibited_by == alert]
+    named = ", ".join(f"{a.id} ({a.subject})" for a in beneath)
     return Outcome(
         data={
             **document(row),
-            "history": [{"at": e.at, "what": e.what, "text": e.text} for e in events],
+            "stands_for": [a.id for a in beneath],
+            "history": [{"at": e.at, "what": e.what, "text": e.text, "who": e.who} for e in events],
         },
         table=Table(
-            ("when", "what", ""),
-            tuple((e.at[:19], e.what, e.text) for e in events),
-            title=f"{_about(row)}: {row.kind} {row.size_percent:+.1f} %, {row.state}",
+            ("when", "what", "who", ""),
+            tuple((e.at[:19], e.what, e.who or "hdap", e.text) for e in events),
+            title=f"{_about(row)}: {row.kind} {row.size_percent:+.1f} %, "
+            f"{_state(row, datetime.now(UTC))}",
         ),
+        text=f"Stands for: {named}" if beneath else "",
+    )
+
+
+def explain(context: Context, alert: int) -> Outcome:
+    """Say in words what an alert says, and what else changed at that time."""
+    row = alerts.row(context.store, alert)
+    lines = explained(context.settings, context.store, row)
+    return Outcome(
+        data={**document(row), "explanation": [{"about": a, "text": t} for a, t in lines]},
+        table=Table(("", ""), tuple(lines), title=f"alert {row.id}: {_about(row)}, {row.state}"),
     )
 
 
 def acknowledge(context: Context, alert: int, reason: str | None = None) -> Outcome:
     """Say that somebody looks after an alert."""
-    row = alerts.acknowledge(context.store, alert, reason or "")
+    row = alerts.acknowledge(context.store, alert, reason or "", own_name())
     return Outcome(data=document(row), text=f"Alert {row.id} ({_about(row)}) is acknowledged.")
 
 
@@ -72,34 +107,37 @@ def accept(context: Context, alert: int, reason: str | None = None, yes: bool = 
         about = f"{_about(row)}: at home in its cluster"
     if not yes and not context.confirm("Take the present as normal?", [about]):
         raise RefusedError(f"Alert {alert} stays as it is.")
-    with context.store.write():
-        forget_baseline(context.settings, context.store, row)
-        row = alerts.resolve(context.store, alert, reason or "accepted as normal")
+    why = reason or "accepted as normal"
+    row = accept_level(context.settings, context.store, row, why, own_name())
     then = "is at home where it is" if row.kind == "migration" else "learns a new baseline"
     return Outcome(data=document(row), text=f"Alert {row.id} is resolved; {_about(row)} {then}.")
 
 
-def document(row: AlertRow) -> dict[str, Any]:
-    """Return an alert as the JSON that the command line prints."""
-    return {
-        "alert": row.id,
-        "state": row.state,
-        "scope": row.scope,
-        "subject": row.subject,
-        "kind": row.kind,
-        "direction": row.direction,
-        "size_percent": row.size_percent,
-        "baseline_ms": row.baseline_ms,
-        "now_ms": row.now_ms,
-        "model": row.model,
-        "onset_at": row.onset_at,
-        "opened_at": row.opened_at,
-        "acknowledged_at": row.acknowledged_at,
-        "resolved_at": row.resolved_at,
-        "reason": row.reason,
-        "inhibited": row.inhibited,
-        "emulated": row.emulated,
-    }
+def export(context: Context, alertmanager: bool = True) -> Outcome:
+    """Print the alerts that somebody is to be told of, as Alertmanager takes them.
+
+    Silenced ones and those beneath others are left out; resolved ones are there for a day, so
+    that whoever knows of them learns that they are over.
+    """
+    now, name = datetime.now(UTC), context.settings.name
+    until = open_until(now, context.settings.watch.canary_every_s)
+    told = [
+        postable(row, name, until)
+        for row in alerts.open_rows(context.store)
+        if row.state != "pending" and row.inhibited_by is None and not is_quiet_now(row, now)
+    ]
+    since = (now - _RESOLVED_FOR).isoformat(timespec="milliseconds")
+    over = [
+        postable(row, name, row.resolved_at) for row in alerts.resolved_since(context.store, since)
+    ]
+    return Outcome(data={"alerts": [*told, *over]}, text=json.dumps([*told, *over], indent=1))
+
+
+def _state(row: AlertRow, now: datetime) -> str:
+    """Return how an alert stands, and what keeps it quiet."""
+    quiet = [f"silenced until {row.silenced_until[:16]}"] if is_quiet_now(row, now) else []
+    quiet += [f"beneath {row.inhibited_by}"] if row.inhibited_by is not None else []
+    return row.state if row.state == "resolved" else ", ".join([row.state, *quiet])
 
 
 def _about(row: AlertRow) -> str:

@@ -12,7 +12,7 @@ from hdap_tui.errors import SettingsError
 from hdap_tui.names import cluster_letter
 from hdap_tui.store import clusters as kept
 from hdap_tui.store import devices
-from hdap_tui.store.records import ClusterMap
+from hdap_tui.store.records import ClusterMap, DeviceRow
 
 
 def clusters(
@@ -138,7 +138,7 @@ def drift(context: Context, input: Path | None = None, fleet: bool = False) -> O
             "baseline_ms": r.baseline_ms,
             "latency_ms": r.latency_ms,
             "change_percent": r.change_percent,
-            "state": "learning" if r.baseline_ms is None else (r.alert or "ok"),
+            "state": _watched(r),
         }
         for r in rows
     ]
@@ -193,3 +193,10 @@ def _changes(document: dict[str, Any]) -> Table:
 
 def _ms(value: Any) -> str:
     return "" if value is None else f"{value:.3f} ms"
+
+
+def _watched(row: DeviceRow) -> str:
+    """Say how a device's latency is watched, its alert before all."""
+    if row.alert or row.watched == "no data":
+        return row.alert or row.watched
+    return "learning" if row.baseline_ms is None else "ok"

@@ -130,6 +130,7 @@ def document(row: DeviceRow) -> dict[str, Any]:
         "cluster": row.cluster,
         "representative": row.representative,
         "alert": row.alert,
+        "watched": row.watched,
         "facts": dict(row.facts),
     }
 
@@ -157,7 +158,7 @@ def _row(row: DeviceRow) -> tuple[str, ...]:
         _ms(row.latency_ms) + interval,
         "" if row.change_percent is None else f"{row.change_percent:+.1f} %",
         cluster + (" *" if row.representative else ""),
-        row.alert or "",
+        row.alert or (row.watched if row.watched != "ok" else ""),
         row.measured_at[:19],
         "emulated" if row.emulated else "",
     )

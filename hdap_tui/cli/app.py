@@ -143,7 +143,7 @@ def _build_parameter(parameter: Parameter) -> click.Parameter:
             default=None if parameter.multiple else parameter.default,
         )
     return click.Option(
-        [f"--{parameter.name}"],
+        [f"--{parameter.name}", parameter.argument],
         type=kind,
         is_flag=parameter.kind == "flag",
         required=parameter.required,

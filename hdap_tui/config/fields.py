@@ -8,7 +8,7 @@ from typing import Literal
 from hdap_tui.fact_names import NAMES, Name
 
 Kind = Literal["text", "number", "version", "flag"]
-Home = Literal["settings", "store", "facts"]
+Home = Literal["settings", "store", "facts", "alert"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Field:
     kind: Kind = "text"
     """How it is compared: numbers and versions know less and more, a flag is yes or no."""
     home: Home = "facts"
-    """Where its value comes from."""
+    """Where its value comes from; what comes from an alert selects alerts, and no devices."""
     values: tuple[str, ...] = ()
     """All the values that there are; empty: any."""
 
@@ -40,9 +40,14 @@ _FIELDS = (
     Field("model", "name of the deployed model", home="store"),
     Field("cluster", "letter of its cluster; noise: it is like no other", home="store"),
     Field("alert", "how its alert stands", home="store",
-          values=("firing", "acknowledged", "resolved")),
+          values=("pending", "firing", "acknowledged", "recovering")),
     Field("latency", "measured latency of the deployed model, in ms", "number", "store"),
     Field("change", "that against the baseline, in per cent", "number", "store"),
+    Field("subject", 'what an alert is about: a device, "cluster 2", fleet', home="alert"),
+    Field("scope", "how wide an alert is", home="alert", values=("device", "cluster", "fleet")),
+    Field("kind", "what an alert says", home="alert",
+          values=("step", "ramp", "spread", "migration")),
+    Field("direction", "up: slower, down: faster", home="alert", values=("up", "down")),
 )  # fmt: skip
 _VERSIONS = frozenset({"kernel", "libc", "python", "onnxruntime", "numpy"})
 _KINDS: dict[str, Kind] = {"whole": "number", "number": "number", "flag": "flag"}

@@ -261,6 +261,67 @@ class Drift(Section, frozen=True):
     """Smallest standard deviation (of log latency) that is believed."""
 
 
+class Webhook(Section, frozen=True):
+    """Where notifications of alerts are posted to, as JSON; secrets never stand in this file."""
+
+    url: str = ""
+    """Address, http or https; left out: nothing is posted."""
+    header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "Authorization"
+    """Header that carries the secret, where there is one."""
+    prefix: str = "Bearer "
+    """What stands before the secret in that header."""
+    secret_env: str = ""
+    """Environment variable that holds the secret; left out: none."""
+    secret_command: tuple[Text, ...] = ()
+    """Command on this machine, word by word, whose first line of output is the secret."""
+    timeout_s: Positive = 10.0
+    """Seconds that one attempt may take, the answer included."""
+
+
+class CommandHook(Section, frozen=True):
+    """A command on this machine that gets each notification of alerts as JSON on its standard
+    input."""
+
+    argv: tuple[Text, ...] = ()
+    """The command, word by word, without a shell; left out: none is run."""
+    timeout_s: Positive = 30.0
+    """Seconds that it may take; then it is ended with all that it started."""
+
+
+class Alerts(Section, frozen=True):
+    """Who is told of alerts. The watcher tells; what could not be told is tried again."""
+
+    retry_s: Positive = 10.0
+    """Seconds until a notification that failed is sent again; each time twice as many."""
+    retry_most_s: Positive = 900.0
+    """Seconds between two attempts at most."""
+    give_up_h: Positive = 168.0
+    """Hours after which a notification that nobody took is given up."""
+    webhook: Webhook = Webhook()
+    command: CommandHook = CommandHook()
+
+
+class Policy(Section, frozen=True):
+    """What follows from an alert of a cluster or the fleet, or from a latency that is too high;
+    nothing is ever deployed by it."""
+
+    mode: Literal["off", "suggest", "start"] = "suggest"
+    """Nothing; a compression is suggested, and one key starts it; or it is started."""
+    recipe: str = ""
+    """Recipe of [recipes] that is carried out; left out: a search for the fleet."""
+    minimum_percent: NotNegative = 5.0
+    """Shift of a cluster or the fleet that is large enough, in per cent."""
+    lasting_rounds: Count = 12
+    """Canary rounds that it must have lasted."""
+    objective_ms: NotNegative = 0.0
+    """Latency of the deployed model that must be kept to, whatever has changed; 0: none."""
+    objective: Literal["mean", "percentile-95"] = "mean"
+    """Which latency of the fleet that is: the mean over its devices, or the one that 95 % of them
+    stay within."""
+    cooldown_h: NotNegative = 24.0
+    """Hours after a compression before another one is suggested or started."""
+
+
 class Finetune(Section, frozen=True):
     """How a pruned network is trained again."""
 
@@ -500,6 +561,8 @@ class File(Section, frozen=True):
     watch: Watch = Watch()
     clusters: Clusters = Clusters()
     drift: Drift = Drift()
+    alerts: Alerts = Alerts()
+    policy: Policy = Policy()
     compression: Compression = Compression()
     recipes: dict[Name, Recipe] = {}
     deploy: Deploy = Deploy()

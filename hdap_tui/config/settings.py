@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
-from hdap_tui.config import recipes, schema
+from hdap_tui.config import alerts, recipes, schema
 from hdap_tui.config.patterns import expand
 from hdap_tui.config.source import Source, did_you_mean
 from hdap_tui.errors import SettingsError
@@ -79,6 +79,8 @@ class Settings:
     watch: schema.Watch
     clusters: schema.Clusters
     drift: schema.Drift
+    alerts: schema.Alerts
+    policy: schema.Policy
     compression: schema.Compression
     recipes: dict[str, schema.Recipe]
     deploy: schema.Deploy
@@ -233,6 +235,7 @@ def settle(file: schema.File, source: Source) -> Settings:
     """
     _check_together(file, source)
     recipes.check(file.recipes, source)
+    alerts.check(file, source)
     settings = Settings(
         path=source.path,
         fleet=file.fleet,
@@ -244,6 +247,8 @@ def settle(file: schema.File, source: Source) -> Settings:
         watch=file.watch,
         clusters=file.clusters,
         drift=file.drift,
+        alerts=file.alerts,
+        policy=file.policy,
         compression=file.compression,
         recipes=dict(file.recipes),
         deploy=file.deploy,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hdap_tui.dashboard.formats import alert_sentence, count, listed, proof
+from hdap_tui.alert_words import alert_sentence
+from hdap_tui.dashboard.formats import count, listed, proof
 from hdap_tui.store.records import FleetSnapshot, JobRow
 from hdap_tui.text import clean
 
@@ -19,8 +20,10 @@ def news(before: FleetSnapshot | None, after: FleetSnapshot) -> Iterator[tuple[s
     """Yield a sentence and its weight for what is worth interrupting somebody."""
     if before is None:
         return
-    known = {alert.id for alert in before.alerts}
-    fresh = [a for a in after.alerts if a.id not in known and a.state == "firing"]
+    known = {alert.id for alert in before.alerts if alert.fired_at and not alert.is_quiet}
+    fresh = [
+        a for a in after.alerts if a.id not in known and a.state == "firing" and not a.is_quiet
+    ]
     if len(fresh) > _MANY:
         yield f"{count(len(fresh), 'new alert')}: {listed(a.subject for a in fresh)}.", "warning"
     else:

@@ -84,7 +84,9 @@ class Desk:
         if command.name == "devices list" and set(call.given) == {"columns"}:
             self._choose_columns(str(call.given["columns"]))
         elif filled.missing is not None:
-            app.action_prompt(filled.text + " ")
+            missing = filled.missing
+            option = "" if missing.positional else f"--{missing.name} "
+            app.action_prompt(f"{filled.text} {option}")
         elif command.view and set(call.given) <= {command.subject}:
             app.open_view(command.view, filled)
         elif command.name == "jobs follow":

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.text import Text
 
+from hdap_tui.alert_words import alert_sentence, is_quiet_now
 from hdap_tui.dashboard.formats import (
     age,
-    alert_sentence,
     change,
     clock_time,
     count,
@@ -53,6 +53,8 @@ _SHOWN_FACTS = (
 _BRIEF = ("board", "cpu_model", "os", "onnxruntime")
 """What is shown of them where there is no room."""
 _CHANGES = 4
+_EVENTS = 5
+"""Lines of an alert's history that are shown beside its explanation."""
 
 
 def pairs(
@@ -188,9 +190,14 @@ def cluster_lines(
 
 
 def alert_facts(
-    row: AlertRow, events: Sequence[AlertEvent], now: datetime, palette: Palette, room: int
+    row: AlertRow,
+    events: Sequence[AlertEvent],
+    explanation: Sequence[tuple[str, str]],
+    now: datetime,
+    palette: Palette,
+    room: int,
 ) -> Text:
-    """Return an alert in words, with its history."""
+    """Return an alert in words, with its history and its explanation."""
     title = Text(f"{alert_sentence(row)}.", style=palette["strong"])
     if row.emulated:
         title.append("  ")
@@ -201,15 +208,28 @@ def alert_facts(
         ("began", f"{clock_time(row.onset_at, now)} UTC, noticed {clock_time(row.opened_at, now)}"),
     ]
     if row.inhibited:
-        facts.append(("stands for", f"{count(row.inhibited, 'narrower alert')}"))
+        facts.append(("stands for", f"{count(row.inhibited, 'device')} (+ shows their alerts)"))
+    if row.inhibited_by is not None:
+        facts.append(("beneath", f"alert {row.inhibited_by}: nobody is told of this one"))
+    if is_quiet_now(row, now):
+        facts.append(("silenced", f"until {clock_time(row.silenced_until, now)} UTC (Q ends it)"))
     if row.reason:
         facts.append(("reason", clean(row.reason, 200)))
     lines = [title, pairs(facts, palette, room)]
-    for event in events:
+    left_out = len(events) - _EVENTS
+    shown_events = events if left_out <= 0 else [events[0], *events[-_EVENTS + 1 :]]
+    for event in shown_events:
         line = Text(f"{clock_time(event.at, now):<10} ", style=palette["muted"])
         line.append(clean(event.what, 40), palette["strong"])
+        line.append(f" by {clean(event.who, 40)}" if event.who else "", palette["muted"])
         line.append(f"  {clean(event.text, 200)}" if event.text else "")
         lines.append(line)
+        if left_out > 0 and event is events[0]:
+            lines.append(Text(f"{'':<11}… {left_out} more (i)", style=palette["muted"]))
+    # What it says stands in the title already.
+    known = [(about, Text(clean(text, 400))) for about, text in explanation if about != "what"]
+    if known:
+        lines.append(pairs(known, palette, room))
     return Text("\n").join(lines)
 
 
@@ -269,6 +289,8 @@ def _latency(row: DeviceRow, palette: Palette) -> Text:
 
 
 def _baseline(row: DeviceRow) -> str:
+    if row.watched == "no data":
+        return "no data: it has not answered in the last rounds"
     if row.baseline_ms is None:
         return "still being learned"
     return f"{ms(row.baseline_ms)} ms, now {change(row.change_percent, ' %')}"

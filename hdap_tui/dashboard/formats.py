@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
 
-from hdap_tui.names import cluster_letter, with_letters
+from hdap_tui.names import cluster_letter
 from hdap_tui.progress import duration
-from hdap_tui.store.records import AlertRow, DeploymentRow
+from hdap_tui.store.records import DeploymentRow
 from hdap_tui.text import clean
 
 Clock = Callable[[], datetime]
@@ -21,7 +21,15 @@ ASCII = bool(os.environ.get("HDAP_ASCII")) or os.environ.get("TERM") == "linux"
 """Whether to draw without block and braille characters."""
 
 STATE_LETTERS = {"ok": "O", "busy": "B", "failed": "F", "off": "X", "unknown": "?"}
-ALERT_LETTERS = {"firing": "!", "acknowledged": "A", "resolved": "R"}
+ALERT_LETTERS = {
+    "pending": "P",
+    "firing": "!",
+    "acknowledged": "A",
+    "recovering": "<",
+    "silenced": "S",
+    "resolved": "R",
+}
+WATCHED_LETTERS = {"learning": "L", "no data": "-"}
 JOB_LETTERS = {
     "queued": "Q",
     "running": "R",
@@ -176,18 +184,6 @@ def listed(names: Iterable[str], limit: int = 3) -> str:
     if len(all_names) <= limit:
         return ", ".join(all_names)
     return f"{', '.join(all_names[:limit])} and {len(all_names) - limit} more"
-
-
-def alert_sentence(alert: AlertRow) -> str:
-    """Return what an alert says."""
-    way = {"up": "slower", "down": "faster"}.get(alert.direction, alert.direction)
-    subject = with_letters(clean(alert.subject, 60))
-    if alert.kind == "spread":
-        return f"{subject} has become uneven"
-    if alert.kind == "migration":
-        return f"{subject} behaves like another cluster now"
-    how = {"step": "at once", "ramp": "slowly"}.get(alert.kind, "")
-    return f"{subject} has become {abs(alert.size_percent):.1f} % {way} {how}".rstrip()
 
 
 def proof(deployment: DeploymentRow) -> str:

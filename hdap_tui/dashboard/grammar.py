@@ -43,7 +43,7 @@ class Call:
     def arguments(self) -> dict[str, Any]:
         """Everything the command's function takes, defaults filled in."""
         filled = {
-            parameter.name.replace("-", "_"): self.given.get(parameter.name, empty(parameter))
+            parameter.argument: self.given.get(parameter.name, empty(parameter))
             for parameter in self.command.parameters
         }
         return filled | {k: v for k, v in _DETACHED.items() if k in filled}
@@ -84,6 +84,10 @@ class Selection:
     hidden: int = 0
     """Marked devices that it does not show; nothing is done to those."""
     alert: int | None = None
+    matter: str = ""
+    """What the alert is about, as a selector."""
+    silence: int | None = None
+    """What keeps the alert quiet."""
     job: str = ""
     model: str = ""
     deployment: int | None = None
@@ -298,6 +302,12 @@ def _values(parameter: Parameter | None, snapshot: FleetSnapshot | None) -> list
             found = [str(row.id) for row in snapshot.deployments]
         case "alert":
             found = [str(row.id) for row in snapshot.alerts if row.state != "resolved"]
+        case "selector":
+            found = sorted({row.subject for row in snapshot.alerts if row.state != "resolved"})
+        case "silence":
+            found = sorted({str(row.silence) for row in snapshot.alerts if row.silence})
+        case "for":
+            found = ["30m", "2h", "1d"]
         case _:
             found = []
     return [shlex.quote(clean(name, 80)) for name in found]
@@ -312,6 +322,7 @@ def _nothing(subject: str, command: Command, selection: Selection) -> str:
     place = {
         "device": "press 1 and move to it",
         "alert": "press 3 and move to it",
+        "matter": "press 3 and move to an alert",
         "job": "press 4 and move to it",
         "model": "press 5 and move to it",
         "deployment": "press 6 and move to it",

@@ -84,10 +84,11 @@ class HistoryRead(Message):
 
 @dataclass
 class AlertEventsRead(Message):
-    """An alert's history was read."""
+    """An alert's history and its explanation were read."""
 
     alert: int
     events: Sequence[AlertEvent]
+    explanation: Sequence[tuple[str, str]] = ()
 
 
 @dataclass

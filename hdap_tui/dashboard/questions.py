@@ -6,7 +6,8 @@ are asked about here.
 
 from __future__ import annotations
 
-from hdap_tui.dashboard.formats import alert_sentence, count, listed
+from hdap_tui.alert_words import alert_sentence
+from hdap_tui.dashboard.formats import count, listed
 from hdap_tui.dashboard.grammar import Call, Selection
 from hdap_tui.store.records import FleetSnapshot
 

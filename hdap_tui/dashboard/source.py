@@ -70,6 +70,9 @@ class Source(Protocol):
     def alert_events(self, alert: int) -> Sequence[AlertEvent]:
         """Read the history of an alert, oldest first."""
 
+    def explanation(self, alert: int) -> Sequence[tuple[str, str]]:
+        """Read an alert's explanation: what each line is about, and what it says."""
+
     def deployment(self, number: int) -> Sequence[DeploymentDevice]:
         """Read what was done on the devices of a deployment."""
 
@@ -180,6 +183,13 @@ class FleetSource:
         from hdap_tui.store.alerts import events
 
         return events(self._store, alert)
+
+    def explanation(self, alert: int) -> Sequence[tuple[str, str]]:
+        """Explain an alert from the store."""
+        from hdap_tui.explaining import explain
+        from hdap_tui.store.alerts import row
+
+        return explain(self._context.settings, self._store, row(self._store, alert))
 
     def deployment(self, number: int) -> Sequence[DeploymentDevice]:
         """Read the devices of a deployment from the store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
+from hdap_tui.alerting import come_up
 from hdap_tui.deploy.hooks import Hooks
 from hdap_tui.deploy.owning import owning, refuse_unfinished
 from hdap_tui.drifting import restart
@@ -77,5 +78,6 @@ def settle(measuring: Measuring, digest: str, names: Sequence[str], reason: str)
     for alert in alerts.open_rows(store):
         if whole if alert.scope != "device" else alert.subject in names:
             alerts.resolve(store, alert.id, reason)
+    come_up(store)
     if names:
         restart(measuring.settings, store, digest, names)

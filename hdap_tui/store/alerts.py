@@ -1,17 +1,23 @@
-"""Alerts: they open, are acknowledged and resolve, and every step is written down."""
+"""Alerts: pending, firing, acknowledged, recovering, resolved, and every step written down."""
 
 from __future__ import annotations
 
-import sqlite3
-from typing import Any
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal
 
 from hdap_tui.store.database import Store, StoreError, UnknownError
-from hdap_tui.store.records import AlertEvent, AlertRow, Scope
+from hdap_tui.store.records import AlertEvent, AlertRow, AlertState, Scope
 from hdap_tui.store.values import now
 from hdap_tui.text import clean
 
 NOTABLE_PERCENT = 5.0
 """An open alert's size that moves by so many points is worth a line in its history."""
+LEVEL = ("step", "ramp")
+"""Kinds that are one sort of change: which of both it is may show later."""
+OPEN_LIMIT = 2000
+"""Open alerts that are shown at a glance, those that stand for others before all."""
 
 
 def fire(
@@ -27,35 +33,43 @@ def fire(
     size_percent: float,
     onset_at: str,
     emulated: bool = False,
+    devices: int = 1,
     inhibited: int = 0,
+    evidence: Mapping[str, Any] | None = None,
     text: str = "",
+    pending: bool = False,
 ) -> tuple[AlertRow, bool]:
-    """Open an alert, or bring the open one of the same subject and kind up to date.
+    """Open an alert, or bring the open one of the same subject, model and sort up to date.
 
-    An acknowledged alert stays acknowledged.
+    An acknowledged alert stays acknowledged, and one that was pending begins to fire. With
+    `pending` it has not lasted yet.
 
     Returns:
-        The alert, and whether it is new.
+        The alert, and whether it is new; one that was pending is new when it fires.
     """
     values: dict[str, Any] = {
+        "kind": kind,
         "direction": direction,
-        "model": model,
         "baseline_ms": baseline_ms,
         "now_ms": now_ms,
         "size_percent": size_percent,
         "onset_at": onset_at,
         "emulated": int(emulated),
+        "devices": devices,
         "inhibited": inhibited,
+        "evidence": json.dumps(dict(evidence or {}), sort_keys=True),
     }
-    key = {"scope": scope, "subject": subject, "kind": kind}
+    key = {"scope": scope, "subject": subject, "model": model}
     with store.write() as connection:
-        open_one = store.row(
-            """SELECT * FROM alerts WHERE scope = :scope AND subject = :subject AND kind = :kind
-            AND state <> 'resolved'""",
-            key,
-        )
-        if open_one is None:
-            first = {"state": "firing", "opened_at": now(), "told_percent": size_percent}
+        known = find(store, scope, subject, model, kind)
+        if known is None:
+            at = now()
+            first = {
+                "state": "pending" if pending else "firing",
+                "opened_at": at,
+                "fired_at": "" if pending else at,
+                "told_percent": size_percent,
+            }
             names = [*key, *values, *first]
             cursor = connection.execute(
                 f"""INSERT INTO alerts ({", ".join(names)})
@@ -63,63 +77,130 @@ def fire(
                 {**key, **values, **first},
             )
             assert cursor.lastrowid is not None
-            _note(store, cursor.lastrowid, "opened", text or _sentence(values))
+            _note(store, cursor.lastrowid, "pending" if pending else "opened", text, values)
             return row(store, cursor.lastrowid), True
-        number = int(open_one["id"])
-        # It began when it first began, whatever a later look says.
-        values["onset_at"] = open_one["onset_at"]
-        if any(open_one[name] != value for name, value in values.items()):
+        if known.state == "pending" and not pending:
+            change(store, known, state="firing", fired_at=now(), **_plain(values))
             connection.execute(
-                f"UPDATE alerts SET {', '.join(f'{name} = :{name}' for name in values)} "
-                "WHERE id = :id",
-                {**values, "id": number},
+                "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (known.id,)
             )
-            if _is_notable(open_one, values):
-                connection.execute(
-                    "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (number,)
-                )
-                _note(store, number, "changed", text or _sentence(values))
-        return row(store, number), False
+            _note(store, known.id, "opened", text, values)
+            return row(store, known.id), True
+        # It began when it first began, and was told by what it was told by, whatever a later look
+        # says.
+        values |= {"onset_at": known.onset_at, "evidence": json.dumps(dict(known.evidence))}
+        if not evidence:
+            values["devices"] = known.devices
+        return grow(store, known, text, **_plain(values)), False
 
 
-def acknowledge(store: Store, number: int, text: str = "") -> AlertRow:
+def grow(store: Store, alert: AlertRow, text: str = "", **values: Any) -> AlertRow:
+    """Bring an open alert's figures up to date; its history hears of it where they moved far."""
+    with store.write() as connection:
+        found = change(store, alert, **values)
+        if found == alert or found.state == "pending":
+            return found
+        told = store.row("SELECT told_percent FROM alerts WHERE id = ?", (alert.id,))
+        assert told is not None
+        moved = abs(found.size_percent - told["told_percent"])
+        if found.direction != alert.direction or moved >= NOTABLE_PERCENT:
+            connection.execute(
+                "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (alert.id,)
+            )
+            _note(store, alert.id, "changed", text or _sentence(found))
+        return found
+
+
+def change(store: Store, alert: AlertRow, **values: Any) -> AlertRow:
+    """Set columns of an alert, without a line in its history; equal values write nothing."""
+    different = {
+        name: value
+        for name, value in values.items()
+        if getattr(alert, _FIELDS.get(name, name)) != value
+    }
+    if not different:
+        return alert
+    if "evidence" in different:
+        different["evidence"] = json.dumps(dict(different["evidence"]), sort_keys=True)
+    with store.write() as connection:
+        connection.execute(
+            f"UPDATE alerts SET {', '.join(f'{name} = :{name}' for name in different)} "
+            "WHERE id = :id",
+            {**different, "id": alert.id},
+        )
+    return row(store, alert.id)
+
+
+def turn(store: Store, alert: AlertRow, state: Literal["recovering", "firing"]) -> AlertRow:
+    """Let a firing alert recover, or a recovering one fire again; whoever looked after it does."""
+    back: AlertState = "acknowledged" if alert.acknowledged_at else "firing"
+    with store.write():
+        found = change(store, alert, state=state if state == "recovering" else back)
+        if found != alert:
+            _note(store, alert.id, "recovering" if state == "recovering" else "fires again", "")
+        return found
+
+
+def inhibit(store: Store, alert: AlertRow, wider: AlertRow | None) -> AlertRow:
+    """Let a wider alert stand for this one, or let this one come up again."""
+    with store.write():
+        found = change(store, alert, inhibited_by=wider.id if wider else None)
+        if found == alert:
+            return found
+        if wider is not None:
+            _note(store, alert.id, "inhibited", f"alert {wider.id} ({wider.subject}) stands for it")
+            return found
+        _note(store, alert.id, "came up", f"alert {alert.inhibited_by} no longer stands for it")
+        # Somebody may have heard that the wider one is over: this one is told once more.
+        return change(store, found, told="")
+
+
+def quieten(store: Store, alert: AlertRow, silence: int | None) -> AlertRow:
+    """Put an alert under a silence, or take it from under one."""
+    with store.write():
+        found = change(store, alert, silence_id=silence)
+        if found != alert:
+            what = "silenced" if silence is not None else "no longer silenced"
+            _note(store, alert.id, what, f"silence {silence if silence else alert.silence}")
+        return found
+
+
+def acknowledge(store: Store, number: int, text: str = "", who: str = "") -> AlertRow:
     """Say that somebody looks after an alert.
 
     Raises:
-        UnknownError: there is none of that number, or it has resolved.
+        UnknownError: there is none of that number.
+        StoreError: it has resolved.
     """
-    with store.write() as connection:
+    with store.write():
         alert = row(store, number)
         if alert.state == "resolved":
             raise StoreError(f"alert {number} has resolved already, at {alert.resolved_at}.")
-        if alert.state == "firing":
-            connection.execute(
-                "UPDATE alerts SET state = 'acknowledged', acknowledged_at = ? WHERE id = ?",
-                (now(), number),
-            )
-            _note(store, number, "acknowledged", text)
+        if not alert.acknowledged_at and alert.state != "pending":
+            state = "acknowledged" if alert.state == "firing" else alert.state
+            change(store, alert, state=state, acknowledged_at=now(), acknowledged_by=who)
+            _note(store, number, "acknowledged", text, who=who)
         elif text:
-            _note(store, number, "note", text)
+            _note(store, number, "note", text, who=who)
         return row(store, number)
 
 
-def resolve(store: Store, number: int, reason: str) -> AlertRow:
+def resolve(store: Store, number: int, reason: str, who: str = "") -> AlertRow:
     """Close an alert, and say why; one that has resolved already stays as it is.
 
     Raises:
         UnknownError: there is none of that number.
     """
-    with store.write() as connection:
-        if row(store, number).state != "resolved":
-            connection.execute(
-                "UPDATE alerts SET state = 'resolved', resolved_at = ?, reason = ? WHERE id = ?",
-                (now(), clean(reason, 500), number),
-            )
-            _note(store, number, "resolved", reason)
+    with store.write():
+        alert = row(store, number)
+        if alert.state != "resolved":
+            values = {"state": "resolved", "resolved_at": now(), "reason": clean(reason, 500)}
+            change(store, alert, **values)
+            _note(store, number, "resolved" if alert.fired_at else "went away", reason, who=who)
         return row(store, number)
 
 
-def note(store: Store, number: int, what: str, text: str = "") -> None:
+def note(store: Store, number: int, what: str, text: str = "", who: str = "") -> None:
     """Write a line into an alert's history: "job started", "sent", …
 
     Raises:
@@ -127,7 +208,7 @@ def note(store: Store, number: int, what: str, text: str = "") -> None:
     """
     with store.write():
         row(store, number)
-        _note(store, number, what, text)
+        _note(store, number, what, text, who=who)
 
 
 def row(store: Store, number: int) -> AlertRow:
@@ -136,63 +217,137 @@ def row(store: Store, number: int) -> AlertRow:
     Raises:
         UnknownError: there is none of that number.
     """
-    found = store.row("SELECT * FROM alerts WHERE id = ?", (number,))
+    found = store.row(f"{_SELECT} WHERE a.id = ?", (number,))
     if found is None:
         raise UnknownError(f'There is no alert {number}; "hdap alerts" lists them.')
-    return _row(found)
+    return _row(tuple(found))
 
 
-def open_rows(store: Store) -> tuple[AlertRow, ...]:
-    """Return the alerts that have not resolved: firing before acknowledged, newest first."""
-    found = store.rows(
-        "SELECT * FROM alerts WHERE state <> 'resolved' ORDER BY state DESC, id DESC"
+def find(store: Store, scope: Scope, subject: str, model: str, kind: str) -> AlertRow | None:
+    """Return the open alert of a subject, model and sort of change."""
+    kinds = LEVEL if kind in LEVEL else (kind, kind)
+    found = store.row(
+        f"""{_SELECT} WHERE a.scope = ? AND a.subject = ? AND a.model = ? AND a.kind IN (?, ?)
+        AND a.state <> 'resolved'""",
+        (scope, subject, model, *kinds),
     )
-    return tuple(_row(one) for one in found)
+    return _row(tuple(found)) if found else None
+
+
+def open_rows(store: Store, limit: int = -1) -> tuple[AlertRow, ...]:
+    """Return the alerts that have not resolved: firing ones first, newest first.
+
+    Those that others stand for come last.
+    """
+    found = store.rows(
+        f"""{_SELECT} WHERE a.state <> 'resolved' ORDER BY a.inhibited_by IS NOT NULL,
+        CASE a.state WHEN 'firing' THEN 0 WHEN 'acknowledged' THEN 1 WHEN 'recovering' THEN 2
+        ELSE 3 END, a.id DESC LIMIT ?""",
+        (limit,),
+    )
+    return tuple(_row(tuple(one)) for one in found)
 
 
 def rows(store: Store, resolved: int = 50) -> tuple[AlertRow, ...]:
     """Return the open alerts, then as many of those that resolved last."""
     closed = store.rows(
-        """SELECT * FROM alerts WHERE state = 'resolved'
-        ORDER BY resolved_at DESC, id DESC LIMIT ?""",
+        f"""{_SELECT} WHERE a.state = 'resolved' AND a.fired_at <> ''
+        ORDER BY a.resolved_at DESC, a.id DESC LIMIT ?""",
         (resolved,),
     )
-    return (*open_rows(store), *(_row(one) for one in closed))
+    return (*open_rows(store, OPEN_LIMIT), *(_row(tuple(one)) for one in closed))
+
+
+def resolved_since(store: Store, at: str) -> tuple[AlertRow, ...]:
+    """Return the alerts that have resolved since a time, the latest first."""
+    found = store.rows(
+        f"""{_SELECT} WHERE a.state = 'resolved' AND a.fired_at <> '' AND a.resolved_at >= ?
+        ORDER BY a.resolved_at DESC""",
+        (at,),
+    )
+    return tuple(_row(tuple(one)) for one in found)
+
+
+def untold(store: Store) -> tuple[AlertRow, ...]:
+    """Return the alerts whose state the world outside has not been told, quiet ones left out.
+
+    Whoever heard that an alert fires is told that it is over, whatever keeps it quiet meanwhile.
+    """
+    found = store.rows(
+        f"""{_SELECT} WHERE (a.state = 'firing' AND a.told = '' AND a.inhibited_by IS NULL
+            AND a.silence_id IS NULL) OR (a.state = 'resolved' AND a.told = 'firing')
+        ORDER BY a.id"""
+    )
+    return tuple(_row(tuple(one)) for one in found)
 
 
 def events(store: Store, number: int) -> list[AlertEvent]:
     """Return an alert's history, oldest first."""
     found = store.rows(
-        "SELECT alert_id, at, what, text FROM alert_events WHERE alert_id = ? ORDER BY id",
+        "SELECT alert_id, at, what, text, who FROM alert_events WHERE alert_id = ? ORDER BY id",
         (number,),
     )
     return [
-        AlertEvent(alert=one["alert_id"], at=one["at"], what=one["what"], text=one["text"])
+        AlertEvent(
+            alert=one["alert_id"], at=one["at"], what=one["what"], text=one["text"], who=one["who"]
+        )
         for one in found
     ]
 
 
-def _is_notable(before: sqlite3.Row, values: dict[str, Any]) -> bool:
-    """Say whether an open alert has moved far since its history last told of it."""
-    moved = abs(values["size_percent"] - before["told_percent"])
-    return bool(before["direction"] != values["direction"] or moved >= NOTABLE_PERCENT)
+_NAMES = (
+    "id", "scope", "subject", "kind", "state", "direction", "model", "baseline_ms", "now_ms",
+    "size_percent", "onset_at", "opened_at", "fired_at", "acknowledged_at", "acknowledged_by",
+    "resolved_at", "devices", "inhibited", "inhibited_by", "silence", "silenced_until", "emulated",
+    "reason", "evidence", "told",
+)  # fmt: skip
+_COLUMNS = {"silence": "a.silence_id", "silenced_until": "coalesce(q.until, '')"}
+_FIELDS = {"silence_id": "silence"}
+_SELECT = (
+    "SELECT "
+    + ", ".join(f"{_COLUMNS.get(name, f'a.{name}')} AS {name}" for name in _NAMES)
+    + " FROM alerts a LEFT JOIN silences q ON q.id = a.silence_id"
+)
 
 
-def _sentence(values: dict[str, Any]) -> str:
-    return (
-        f"{values['size_percent']:+.1f} %: {values['baseline_ms']:.3g} ms -> "
-        f"{values['now_ms']:.3g} ms"
-    )
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns as an alert's row has them."""
+    return {
+        **values,
+        "emulated": bool(values["emulated"]),
+        "evidence": json.loads(values["evidence"]),
+    }
 
 
-def _note(store: Store, number: int, what: str, text: str) -> None:
+def _sentence(values: AlertRow) -> str:
+    return f"{values.size_percent:+.1f} %: {values.baseline_ms:.3g} ms -> {values.now_ms:.3g} ms"
+
+
+def _note(
+    store: Store,
+    number: int,
+    what: str,
+    text: str,
+    values: Mapping[str, Any] | None = None,
+    who: str = "",
+) -> None:
+    """Write a line of history; with figures, and without words, they are the words."""
+    if values is not None and not text:
+        text = _sentence(row(store, number))
     store.connection.execute(
-        "INSERT INTO alert_events (alert_id, at, what, text) VALUES (?, ?, ?, ?)",
-        (number, now(), what, clean(text, 500)),
+        "INSERT INTO alert_events (alert_id, at, what, text, who) VALUES (?, ?, ?, ?, ?)",
+        (number, now(), what, clean(text, 500), clean(who, 63)),
     )
 
 
-def _row(found: sqlite3.Row) -> AlertRow:
-    values: dict[str, Any] = dict(found)
-    del values["told_percent"]
-    return AlertRow(**{**values, "emulated": bool(values["emulated"])})
+@lru_cache(maxsize=16_384)
+def _row(values: tuple[Any, ...]) -> AlertRow:
+    """Return an alert; one that has not changed is the same object as before."""
+    named = dict(zip(_NAMES, values, strict=True))
+    return AlertRow(
+        **{
+            **named,
+            "emulated": bool(named["emulated"]),
+            "evidence": json.loads(named["evidence"]),
+        }
+    )

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from hdap_tui.store.database import Store, StoreError
 from hdap_tui.store.held import NOTHING, Held, held
 from hdap_tui.store.models import model_id
-from hdap_tui.store.records import DeviceRow, DeviceState
+from hdap_tui.store.records import DeviceRow, DeviceState, Watched
 from hdap_tui.store.values import from_micros, known, now
 from hdap_tui.text import clean
 
 if TYPE_CHECKING:
     from hdap_tui.config import Device
+
+NO_DATA_ROUNDS = 3
+"""Rounds in a row without a value after which nothing is known of a device's latency."""
 
 
 def sync(store: Store, devices: Sequence[Device]) -> None:
@@ -166,6 +169,15 @@ def rows(
     )
 
 
+def _watched(missed: int | None, baseline: float | None) -> Watched:
+    """Say how a device's latency is watched, from what the detectors remember of it."""
+    if missed is None:
+        return ""
+    if missed >= NO_DATA_ROUNDS:
+        return "no data"
+    return "learning" if baseline is None else "ok"
+
+
 _COLUMNS = {
     "id": "d.id",
     "name": "d.name",
@@ -180,6 +192,7 @@ _COLUMNS = {
     "model": "m.name",
     "digest": "m.digest",
     "baseline_ms": "s.baseline_ms",
+    "missed": "s.missed",
     "alert": "a.state",
     "at": "l.at",
     "median_ms": "l.median_ms",
@@ -198,7 +211,9 @@ LEFT JOIN device_latest l ON l.device_id = d.id AND l.model_id = d.model_id
 LEFT JOIN drift_states s
     ON s.scope = 'device' AND s.subject = d.name AND s.model_id = d.model_id
 LEFT JOIN (
-    SELECT subject, max(state) AS state FROM alerts  -- a firing one goes before the others
+    -- the state of the most urgent one
+    SELECT subject, state, min(CASE state WHEN 'firing' THEN 0 WHEN 'acknowledged' THEN 1
+        WHEN 'recovering' THEN 2 ELSE 3 END) FROM alerts
     WHERE scope = 'device' AND state <> 'resolved' GROUP BY subject
 ) a ON a.subject = d.name
 WHERE d.position IS NOT NULL
@@ -239,6 +254,7 @@ def _row(
         cluster=cluster,
         representative=representative,
         alert=row["alert"],
+        watched=_watched(row["missed"], baseline),
         recent_ms=tuple(array("f", row["recent"] or b"")),
         facts=own.facts,
     )

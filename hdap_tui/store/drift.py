@@ -28,6 +28,8 @@ class DriftState:
     baseline_ms: float | None = None
     """What the series is told against; None while it is being learned."""
     updated_at: str = ""
+    missed: int = 0
+    """Rounds in a row in which it had no value."""
 
 
 def save_states(store: Store, digest: str, states: Mapping[Series, DriftState]) -> None:
@@ -36,10 +38,12 @@ def save_states(store: Store, digest: str, states: Mapping[Series, DriftState]) 
     with store.write() as connection:
         model = models.model_id(store, digest)
         connection.executemany(
-            "INSERT OR REPLACE INTO drift_states VALUES (?, ?, ?, ?, ?, ?)",
+            """INSERT OR REPLACE INTO drift_states (
+                scope, subject, model_id, state, baseline_ms, updated_at, missed
+            ) VALUES (?, ?, ?, ?, ?, ?, ?)""",
             [
-                (scope, subject, model, json.dumps(dict(s.state)), known(s.baseline_ms), at)
-                for (scope, subject), s in states.items()
+                (scope, subject, model, *_values(one), at, one.missed)
+                for (scope, subject), one in states.items()
             ],
         )
 
@@ -47,7 +51,7 @@ def save_states(store: Store, digest: str, states: Mapping[Series, DriftState]) 
 def load_states(store: Store, digest: str) -> dict[Series, DriftState]:
     """Return the states of all series of a model."""
     found = store.rows(
-        """SELECT scope, subject, state, baseline_ms, updated_at FROM drift_states
+        """SELECT scope, subject, state, baseline_ms, updated_at, missed FROM drift_states
         WHERE model_id = (SELECT id FROM models WHERE digest = ?)""",
         (digest,),
     )
@@ -56,9 +60,20 @@ def load_states(store: Store, digest: str) -> dict[Series, DriftState]:
             state=json.loads(row["state"]),
             baseline_ms=row["baseline_ms"],
             updated_at=row["updated_at"],
+            missed=row["missed"],
         )
         for row in found
     }
+
+
+def load_missed(store: Store, digest: str) -> dict[str, int]:
+    """Return by device for how many rounds in a row a model had no value on it."""
+    found = store.rows(
+        """SELECT subject, missed FROM drift_states WHERE scope = 'device'
+        AND model_id = (SELECT id FROM models WHERE digest = ?)""",
+        (digest,),
+    )
+    return {row["subject"]: row["missed"] for row in found}
 
 
 def forget(store: Store, scope: Scope, subject: str) -> None:
@@ -67,3 +82,7 @@ def forget(store: Store, scope: Scope, subject: str) -> None:
         connection.execute(
             "DELETE FROM drift_states WHERE scope = ? AND subject = ?", (scope, subject)
         )
+
+
+def _values(state: DriftState) -> tuple[str, float | None]:
+    return json.dumps(dict(state.state)), known(state.baseline_ms)

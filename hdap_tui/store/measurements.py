@@ -235,6 +235,22 @@ def rounds(store: Store, digest: str, kind: SweepKind = "canary", limit: int = 6
     return [one for one in found if one.values]
 
 
+def round_start(store: Store, digest: str, ago: int) -> str:
+    """Return when the whole canary round began that timed a model so many rounds before the last.
+
+    The eldest where there are not so many; empty where there is none.
+    """
+    found = store.rows(
+        """SELECT started_at FROM sweeps w WHERE kind = 'canary' AND finished_at IS NOT NULL
+            AND EXISTS (SELECT 1 FROM samples s WHERE s.sweep_id = w.id AND s.configuration = ''
+                AND s.median_ms IS NOT NULL
+                AND s.model_id = (SELECT id FROM models WHERE digest = ?))
+        ORDER BY id DESC LIMIT ?""",
+        (digest, ago + 1),
+    )
+    return str(found[-1]["started_at"]) if found else ""
+
+
 def round_values(store: Store, sweep: int, digest: str) -> dict[str, float]:
     """Return what one sweep measured for a model: median latency in ms by device."""
     found = store.rows(

@@ -71,6 +71,135 @@ def m007_places(db: Database) -> None:
     db.executescript(_PLACES)
 
 
+@migrations()
+def m008_alerts_with_a_life(db: Database) -> None:
+    """Alerts with more states, silences, what is still to be sent, and what followed from them."""
+    db.executescript(_LIFE)
+
+
+_LIFE = """
+PRAGMA defer_foreign_keys = ON;
+CREATE TABLE silences (
+    id INTEGER PRIMARY KEY,
+    selector TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    who TEXT NOT NULL DEFAULT '',
+    created_at TEXT NOT NULL,
+    until TEXT NOT NULL,
+    -- empty: it lasts until its time is over
+    ended_at TEXT NOT NULL DEFAULT '',
+    ended_by TEXT NOT NULL DEFAULT ''
+);
+
+-- One open alert a subject, model and sort of change: the latest of those that are open is kept.
+UPDATE alerts SET state = 'resolved', resolved_at = (
+    SELECT max(opened_at) FROM alerts x WHERE x.scope = alerts.scope AND x.subject = alerts.subject
+), reason = 'told by a later alert'
+WHERE state <> 'resolved' AND kind IN ('step', 'ramp') AND EXISTS (
+    SELECT 1 FROM alerts x WHERE x.scope = alerts.scope AND x.subject = alerts.subject
+        AND x.model = alerts.model AND x.kind IN ('step', 'ramp') AND x.state <> 'resolved'
+        AND x.id > alerts.id
+);
+CREATE TABLE alerts_living (
+    id INTEGER PRIMARY KEY,
+    scope TEXT NOT NULL CHECK (scope IN ('device', 'cluster', 'fleet')),
+    subject TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (
+        state IN ('pending', 'firing', 'acknowledged', 'recovering', 'resolved')
+    ),
+    direction TEXT NOT NULL,
+    model TEXT NOT NULL,
+    baseline_ms REAL NOT NULL,
+    now_ms REAL NOT NULL,
+    size_percent REAL NOT NULL,
+    -- the size as last written into the history
+    told_percent REAL NOT NULL,
+    onset_at TEXT NOT NULL,
+    opened_at TEXT NOT NULL,
+    -- empty: it was never more than pending
+    fired_at TEXT NOT NULL DEFAULT '',
+    acknowledged_at TEXT NOT NULL DEFAULT '',
+    acknowledged_by TEXT NOT NULL DEFAULT '',
+    resolved_at TEXT NOT NULL DEFAULT '',
+    -- how many devices it is about, and how many narrower alerts it stands for
+    devices INTEGER NOT NULL DEFAULT 1,
+    inhibited INTEGER NOT NULL DEFAULT 0,
+    -- the wider alert that stands for it
+    inhibited_by INTEGER REFERENCES alerts (id),
+    silence_id INTEGER REFERENCES silences (id),
+    emulated INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    -- by what it was told, as JSON
+    evidence TEXT NOT NULL DEFAULT '{}',
+    -- what the world outside was told of it last
+    told TEXT NOT NULL DEFAULT '' CHECK (told IN ('', 'firing', 'resolved'))
+);
+INSERT INTO alerts_living (
+    id, scope, subject, kind, state, direction, model, baseline_ms, now_ms, size_percent,
+    told_percent, onset_at, opened_at, fired_at, acknowledged_at, resolved_at, inhibited, emulated,
+    reason, told
+) SELECT id, scope, subject, kind, state, direction, model, baseline_ms, now_ms, size_percent,
+    told_percent, onset_at, opened_at, opened_at, acknowledged_at, resolved_at, inhibited, emulated,
+    reason, CASE state WHEN 'resolved' THEN 'resolved' ELSE 'firing' END
+FROM alerts;
+DROP TABLE alerts;
+ALTER TABLE alerts_living RENAME TO alerts;
+CREATE UNIQUE INDEX alerts_open ON alerts (
+    scope, subject, model, (CASE WHEN kind IN ('step', 'ramp') THEN 'level' ELSE kind END)
+) WHERE state <> 'resolved';
+CREATE INDEX alerts_by_state ON alerts (state, resolved_at);
+
+-- empty: hdap itself
+ALTER TABLE alert_events ADD COLUMN who TEXT NOT NULL DEFAULT '';
+
+-- rounds in a row without a value
+ALTER TABLE drift_states ADD COLUMN missed INTEGER NOT NULL DEFAULT 0;
+
+-- Notifications, written together with what they tell, and kept until somebody took them.
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY,
+    channel TEXT NOT NULL CHECK (channel IN ('webhook', 'command')),
+    body TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'given up')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    -- seconds since 1970
+    next_at REAL NOT NULL DEFAULT 0,
+    finished_at TEXT NOT NULL DEFAULT '',
+    error TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX outbox_waiting ON outbox (channel, id) WHERE state = 'waiting';
+
+-- What should follow from an alert or a latency, and what became of it.
+CREATE TABLE decisions (
+    id INTEGER PRIMARY KEY,
+    -- what it is about, so that nothing is decided twice: "alert 3", "objective"
+    cause TEXT NOT NULL,
+    alert_id INTEGER REFERENCES alerts (id),
+    state TEXT NOT NULL CHECK (
+        state IN ('suggested', 'starting', 'started', 'failed', 'withdrawn', 'undone')
+    ),
+    at TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    recipe TEXT NOT NULL DEFAULT '',
+    job TEXT NOT NULL DEFAULT ''
+);
+-- One suggestion a cause, and one start at a time for a fleet.
+CREATE UNIQUE INDEX decisions_suggested ON decisions (cause) WHERE state = 'suggested';
+CREATE UNIQUE INDEX decisions_starting ON decisions (state) WHERE state = 'starting';
+CREATE TABLE decision_steps (
+    id INTEGER PRIMARY KEY,
+    decision_id INTEGER NOT NULL REFERENCES decisions (id),
+    at TEXT NOT NULL,
+    who TEXT NOT NULL DEFAULT '',
+    what TEXT NOT NULL,
+    text TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX decision_steps_by_decision ON decision_steps (decision_id);
+"""
+
+
 _PLACES = """
 -- the clusters as they stand: one row
 CREATE TABLE cluster_state (

@@ -13,7 +13,11 @@ from typing import Any, Literal
 from hdap_tui.fact_names import Fact
 
 DeviceState = Literal["unknown", "ok", "busy", "failed", "off"]
-AlertState = Literal["firing", "acknowledged", "resolved"]
+AlertState = Literal["pending", "firing", "acknowledged", "recovering", "resolved"]
+"""Pending has not lasted yet; acknowledged is firing while somebody looks after it; recovering is
+below the clearing limit, but not for long enough."""
+Watched = Literal["", "learning", "ok", "no data"]
+"""How a device's latency is watched; empty: not yet."""
 JobState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
 Scope = Literal["device", "cluster", "fleet"]
 DeploymentState = Literal["running", "interrupted", "finished", "partly", "failed", "rolled back"]
@@ -55,6 +59,7 @@ class DeviceRow:
     """-1 is noise; None where the device has not been clustered yet."""
     representative: bool = False
     alert: AlertState | None = None
+    watched: Watched = ""
     recent_ms: tuple[float, ...] = ()
     """The last latencies of the deployed model, oldest first, for a sparkline."""
     facts: Mapping[str, Fact] = field(default_factory=dict, hash=False)
@@ -118,13 +123,33 @@ class AlertRow:
     size_percent: float
     onset_at: str
     opened_at: str
+    fired_at: str = ""
+    """When it had lasted long enough; empty while it is pending."""
     acknowledged_at: str = ""
+    acknowledged_by: str = ""
     resolved_at: str = ""
+    devices: int = 1
+    """How many devices it is about."""
     inhibited: int = 0
     """How many narrower alerts this one stands for."""
+    inhibited_by: int | None = None
+    """The wider alert that stands for this one, so that nobody is told of it."""
+    silence: int | None = None
+    """The silence that keeps it quiet."""
+    silenced_until: str = ""
+    """When that one ends."""
     emulated: bool = False
     reason: str = ""
     """Why it was resolved, or what the operator wrote."""
+    evidence: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """By what it was told: rule, height, limit, noise_percent, samples, peers, peer_count."""
+    told: Literal["", "firing", "resolved"] = ""
+    """What the world outside was told of it last."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody is to be told of it: a silence, or a wider alert, stands before it."""
+        return self.inhibited_by is not None or self.silence is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +160,23 @@ class AlertEvent:
     at: str
     what: str
     text: str = ""
+    who: str = ""
+    """The operator's name; empty: hdap itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silence:
+    """Alerts of which nobody is told for a while."""
+
+    id: int
+    selector: str
+    reason: str
+    who: str
+    created_at: str
+    until: str
+    ended_at: str = ""
+    """When somebody ended it early."""
+    ended_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ def verb(command: Command) -> click.Command:
 def test_every_command_has_a_verb_with_json_a_key_and_something_to_run(command: Command) -> None:
     names = {parameter.name for parameter in verb(command).params}
     assert "as_json" in names
-    assert {p.name.replace("-", "_") for p in command.parameters} <= names
+    assert {p.argument for p in command.parameters} <= names
     assert command.key
     assert command.help.endswith(".")
     assert callable(command.load())

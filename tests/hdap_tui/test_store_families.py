@@ -629,6 +629,8 @@ def test_an_acknowledged_alert_stays_so_and_a_resolved_one_opens_as_another(stor
     assert new
     assert third.id != first.id
     other, new = fire(store, kind="ramp")
+    assert not new  # whether it is a step or a ramp shows later
+    other, new = fire(store, kind="spread")
     assert new
     fleet, new = fire(store, scope="fleet", subject="fleet", inhibited=12)
     assert new

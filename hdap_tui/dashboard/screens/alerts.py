@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on, work
+from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
 
+from hdap_tui.alert_words import is_quiet_now
 from hdap_tui.dashboard.facts import alert_facts
 from hdap_tui.dashboard.filters import Words
-from hdap_tui.dashboard.formats import ALERT_LETTERS, Clock, age, change, ms
+from hdap_tui.dashboard.formats import ALERT_LETTERS, ASCII, Clock, age, change, count, ms
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.history import history_plot
 from hdap_tui.dashboard.messages import AlertEventsRead, HistoryRead
@@ -20,10 +24,11 @@ from hdap_tui.dashboard.screens.base import NARROW, Hint, TableView, hint
 from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
 from hdap_tui.names import with_letters
+from hdap_tui.silencing import selector_of
 from hdap_tui.store.records import AlertEvent, AlertRow, FleetSnapshot
 from hdap_tui.text import clean
 
-_ORDER = {"firing": 0, "acknowledged": 1, "resolved": 2}
+_ORDER = {"firing": 0, "acknowledged": 1, "recovering": 2, "pending": 3, "resolved": 4}
 
 
 class AlertsScreen(TableView):
@@ -32,17 +37,25 @@ class AlertsScreen(TableView):
     view = "alerts"
     hints = (
         hint("alerts acknowledge", "acknowledge"),
+        hint("alerts silence", "silence"),
+        hint("alerts explain", "explain"),
+        hint("alerts accept", "accept"),
         hint("compress", "recompress"),
-        hint("alerts accept", "accept as normal"),
+        Hint("+", "group", "screen.unfold"),
+        hint("alerts show", "history"),
         Hint("enter", "device", "app.enter"),
-        hint("alerts show", "whole history"),
         Hint("/", "filter", "screen.filter"),
     )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("plus,minus", "unfold", "open or close a group", show=False),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
         self._events: Sequence[AlertEvent] = ()
+        self._explanation: Sequence[tuple[str, str]] = ()
         self._events_of = -1
+        self._unfolded: set[int] = set()
 
     def body(self) -> Iterable[Widget]:
         """Return table and details."""
@@ -67,22 +80,41 @@ class AlertsScreen(TableView):
         )
 
     def apply(self, snapshot: FleetSnapshot) -> None:
-        """Show the alerts."""
-        self.main.show(snapshot.alerts)
+        """Show the alerts, those of a group beneath the one that stands for them."""
+        self.main.show(grouped(snapshot.alerts, self._unfolded))
         self._events_of = -1  # an alert's history may have grown
 
+    def action_unfold(self) -> None:
+        """Open the group of the selected alert, or close it."""
+        row: AlertRow | None = self.main.current
+        snapshot = self.dash.snapshot
+        if row is None or snapshot is None:
+            return
+        group = row.inhibited_by if row.inhibited_by is not None else row.id
+        if not any(alert.inhibited_by == group for alert in snapshot.alerts):
+            self.dash.say("This alert stands for no others.")
+            return
+        self._unfolded ^= {group}
+        self.main.show(grouped(snapshot.alerts, self._unfolded))
+        self.main.select(str(row.id if group in self._unfolded else group))
+
     def selection(self) -> Selection:
-        """Return the alert, and the device that it is about."""
+        """Return the alert, what it is about, and what keeps it quiet."""
         row: AlertRow | None = self.main.current
         if row is None:
             return Selection()
-        return Selection(alert=row.id, device=row.subject if row.scope == "device" else "")
+        return Selection(
+            alert=row.id,
+            device=row.subject if row.scope == "device" else "",
+            matter=selector_of(row),
+            silence=row.silence,
+        )
 
     @on(Table.Highlighted)
     def _highlighted(self) -> None:
         row: AlertRow | None = self.main.current
         if row is not None and row.id != self._events_of:
-            self._events, self._events_of = (), row.id
+            self._events, self._explanation, self._events_of = (), (), row.id
             self._lower.set_class(row.scope == "device", "-charted")
             self._read(row)
         self._show_details()
@@ -90,14 +122,16 @@ class AlertsScreen(TableView):
     @work(thread=True, exclusive=True, group="alert", exit_on_error=False)
     def _read(self, row: AlertRow) -> None:
         source = self.dash.source
-        self.post_message(AlertEventsRead(row.id, source.alert_events(row.id)))
+        events = source.alert_events(row.id)
+        self.post_message(AlertEventsRead(row.id, events))
+        self.post_message(AlertEventsRead(row.id, events, source.explanation(row.id)))
         if row.scope == "device":
             self.post_message(HistoryRead(row.subject, source.history(row.subject)))
 
     @on(AlertEventsRead)
     def _show_events(self, message: AlertEventsRead) -> None:
         if message.alert == self._events_of:
-            self._events = message.events
+            self._events, self._explanation = message.events, message.explanation
             self._show_details()
 
     @on(HistoryRead)
@@ -113,19 +147,36 @@ class AlertsScreen(TableView):
         text = Text()
         room = self.size.width // (2 if self.size.width >= NARROW else 1) - 3
         if row is not None:
-            text = alert_facts(row, self._events, self.dash.now(), self.palette, room)
+            now = self.dash.now()
+            text = alert_facts(row, self._events, self._explanation, now, self.palette, room)
         self._details.update(text)
+
+
+def grouped(rows: Sequence[AlertRow], unfolded: Collection[int]) -> list[AlertRow]:
+    """Return the alerts that are to be seen: those beneath another only where it is unfolded."""
+    beneath: dict[int, list[AlertRow]] = {}
+    there = {row.id for row in rows}
+    for row in rows:
+        if row.inhibited_by in there and row.state != "resolved":
+            beneath.setdefault(row.inhibited_by or 0, []).append(row)
+    hidden = {row.id for group in beneath.values() for row in group}
+    found: list[AlertRow] = []
+    for row in rows:
+        if row.id not in hidden:
+            found.append(row)
+            found += beneath.get(row.id, []) if row.id in unfolded else []
+    return found
 
 
 def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:
     """Return the columns of the alerts' table."""
     return (
         Column(
-            "state", "", lambda r: Cell(ALERT_LETTERS[r.state], r.state), 1, below=100,
+            "state", "", lambda r: _state(r, now(), word=False), 1, below=100,
             sort=lambda r: _ORDER[r.state],
         ),
         Column(
-            "state", "state", lambda r: Cell(f"{ALERT_LETTERS[r.state]} {r.state}", r.state), 14,
+            "state", "state", lambda r: _state(r, now()), 14,
             above=100, sort=lambda r: _ORDER[r.state],
         ),
         Column("id", "no", lambda r: Cell(str(r.id), "muted"), 3, align="right",
@@ -146,9 +197,18 @@ def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:
     )  # fmt: skip
 
 
+def _state(row: AlertRow, now: datetime, word: bool = True) -> Cell:
+    """Return how an alert stands; one that is kept quiet says so in place of firing."""
+    shown: str = row.state
+    if row.state in ("firing", "acknowledged") and is_quiet_now(row, now):
+        shown = "silenced"
+    return Cell(f"{ALERT_LETTERS[shown]} {shown}" if word else ALERT_LETTERS[shown], shown)
+
+
 def _subject(row: AlertRow) -> Cell:
-    more = f" +{row.inhibited}" if row.inhibited else ""
-    return Cell(with_letters(clean(row.subject, 80)) + more, "strong")
+    more = f" +{count(row.inhibited, 'device')}" if row.inhibited else ""
+    beneath = ("- " if ASCII else "└ ") if row.inhibited_by is not None else ""
+    return Cell(beneath + with_letters(clean(row.subject, 80)) + more, "strong")
 
 
 def _kind(row: AlertRow) -> Cell:

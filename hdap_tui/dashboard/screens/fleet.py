@@ -12,6 +12,7 @@ from hdap_tui.dashboard.filters import Selector
 from hdap_tui.dashboard.formats import (
     ALERT_LETTERS,
     STATE_LETTERS,
+    WATCHED_LETTERS,
     Clock,
     age,
     change,
@@ -29,7 +30,7 @@ from hdap_tui.store.records import DeviceRow, FleetSnapshot
 from hdap_tui.text import clean
 
 _STATE_ORDER = {"failed": 0, "off": 1, "unknown": 2, "busy": 3, "ok": 4}
-_ALERT_ORDER = {"firing": 0, "acknowledged": 1, "resolved": 2}
+_ALERT_ORDER = {"firing": 0, "acknowledged": 1, "recovering": 2, "pending": 3}
 _WIDE = {"pythons", "boot_id", "runner"}
 """Facts that say nothing as a column."""
 TREND = 12
@@ -186,7 +187,7 @@ def fleet_columns(now: Clock, facts: Sequence[str] = ()) -> Sequence[Column[Devi
         ),
         Column("cluster", "cl", _cluster, 2, sort=lambda r: _noise_last(r.cluster)),
         Column("alert", "al", _alert, 2, below=120, sort=_alert_order),
-        Column("alert", "alert", _alert_word, 8, above=120, sort=_alert_order),
+        Column("alert", "alert", _alert_word, 10, above=120, sort=_alert_order),
         Column("now", "now", lambda r: _now(r, now), 12, most=60, sort=lambda r: r.measured_at),
     )  # fmt: skip
 
@@ -243,12 +244,17 @@ def _noise_last(cluster: int | None) -> int | None:
 
 
 def _alert(row: DeviceRow) -> Cell:
-    return Cell(ALERT_LETTERS[row.alert], row.alert) if row.alert else Cell("")
+    if row.alert:
+        return Cell(ALERT_LETTERS[row.alert], row.alert)
+    return Cell(WATCHED_LETTERS.get(row.watched, ""), "muted")
 
 
 def _alert_word(row: DeviceRow) -> Cell:
-    short = {"acknowledged": "ack'd"}.get(row.alert or "", row.alert)
-    return Cell(f"{ALERT_LETTERS[row.alert]} {short}", row.alert) if row.alert else Cell("")
+    if row.alert:
+        short = {"acknowledged": "ack'd", "recovering": "recov."}.get(row.alert, row.alert)
+        return Cell(f"{ALERT_LETTERS[row.alert]} {short}", row.alert)
+    letter = WATCHED_LETTERS.get(row.watched, "")
+    return Cell(f"{letter} {row.watched}" if letter else "", "muted")
 
 
 def _alert_order(row: DeviceRow) -> int | None:

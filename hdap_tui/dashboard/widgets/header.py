@@ -54,8 +54,9 @@ def fleet_line(
 
 
 def _alerts(snapshot: FleetSnapshot) -> Piece:
-    firing = sum(alert.state == "firing" for alert in snapshot.alerts)
-    open_alerts = firing + sum(alert.state == "acknowledged" for alert in snapshot.alerts)
+    loud = [a.state for a in snapshot.alerts if not a.is_quiet]
+    firing = loud.count("firing")
+    open_alerts = firing + loud.count("acknowledged") + loud.count("recovering")
     if not open_alerts:
         return Piece("no alerts ", "muted")
     style = "firing" if firing else "acknowledged"
@@ -68,7 +69,10 @@ def tab_line(
     """Return the second line: the views, and what the watcher does."""
     counts: dict[str, int] = {}
     if snapshot is not None:
-        counts["alerts"] = sum(alert.state != "resolved" for alert in snapshot.alerts)
+        counts["alerts"] = sum(
+            alert.state not in ("resolved", "pending") and alert.inhibited_by is None
+            for alert in snapshot.alerts
+        )
         counts["jobs"] = sum(job.state in {"running", "queued"} for job in snapshot.jobs)
     right = [Piece(f"{marks} marked  ", "mark")] if marks else []
     doing = clean(activity, 120) or ("watching" if watching else "not watching (w starts)")

@@ -113,7 +113,10 @@ def fleet(n: int = 12, seed: int = 1, names: Sequence[str] | None = None) -> Fle
             rows[10], state="failed", error="host key changed",
             detail="the key is not the one in known_hosts", alert="acknowledged",
         )  # fmt: skip
-        rows[11] = replace(rows[11], cluster=-1, baseline_ms=None, change_percent=None)
+        rows[9] = replace(rows[9], watched="no data")
+        rows[11] = replace(
+            rows[11], cluster=-1, baseline_ms=None, change_percent=None, watched="learning"
+        )
     subject = rows[6].name if n > 6 else (rows[0].name if rows else "fleet")
     return FleetSnapshot(
         version=1,
@@ -384,6 +387,15 @@ class FakeSource:
             found.append(AlertEvent(alert=alert, at=row.acknowledged_at, what="acknowledged",
                                     text=row.reason))  # fmt: skip
         return found
+
+    def explanation(self, alert: int) -> Sequence[tuple[str, str]]:
+        row = next(a for a in self.fleet.alerts if a.id == alert)
+        return [
+            ("what", f"{row.subject} says something."),
+            ("compared", "with 4 other devices of its cluster: what they do together is taken out"),
+            ("found by", "the CUSUM chart: its sum reached 11.2, the limit is 10.4"),
+            ("meanwhile", row.reason or "governor changed from performance to powersave"),
+        ]
 
     def job_events(self, job: JobRow, offset: int) -> tuple[Sequence[AnyEvent], int]:
         if self.events is None:

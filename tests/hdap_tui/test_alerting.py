@@ -1,0 +1,324 @@
+"""The life of alerts: pending, firing, recovering; wider ones over narrower ones; silences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.latency import Latency
+from hdap_tui import silencing
+from hdap_tui.alerting import come_up, inhibit
+from hdap_tui.config import Settings, load
+from hdap_tui.drifting import accept, judge_round
+from hdap_tui.errors import SettingsError
+from hdap_tui.explaining import explain
+from hdap_tui.store import alerts, devices, drift, facts, measurements, models, silences
+from hdap_tui.store.database import Store, StoreError, UnknownError, open_store
+from hdap_tui.store.records import AlertRow
+
+DEVICES, DIGEST = 20, "ab" * 32
+
+
+class Site:
+    """A store whose devices answer as a test says, round after round."""
+
+    def __init__(self, folder: Path, more: str = "") -> None:
+        self.names = [f"d{i}" for i in range(DEVICES)]
+        listed = "".join(
+            f'[[devices]]\nname = "{n}"\nhost = "{n}"\nuser = "u"\ntags = ["{tag}"]\n'
+            for n, tag in zip(self.names, ["roof", "hall"] * DEVICES, strict=False)
+        )
+        (folder / "fleet.toml").write_text(f"[drift]\nbaseline = 10\n{more}\n{listed}")
+        self.settings: Settings = load(folder / "fleet.toml").in_state(folder)
+        self.store: Store = open_store(folder / "fleet.db")
+        devices.sync(self.store, self.settings.devices)
+        models.add(self.store, name="net", digest=DIGEST, path="/n.onnx", kind="model", size=1)
+        for name in self.names:
+            devices.set_model(self.store, name, DIGEST)
+        self.rng = np.random.default_rng(0)
+
+    def rounds(
+        self,
+        count: int,
+        factors: Mapping[int, float] | None = None,
+        silent: frozenset[int] = frozenset(),
+        conditions: Mapping[str, object] | None = None,
+    ) -> list[AlertRow]:
+        """Measure the fleet so many times; return the alerts that opened."""
+        opened = []
+        for _ in range(count):
+            sweep = measurements.begin(self.store, "canary")
+            values: NDArray[np.float64] = 10 * np.exp(self.rng.normal(0, 0.01, DEVICES))
+            found = []
+            for i, name in enumerate(self.names):
+                median = float(values[i] * (factors or {}).get(i, 1.0))
+                one = Latency(
+                    device=name, model=DIGEST, median_ms=median, block_medians_ms=(median,),
+                    conditions=dict(conditions or {}),
+                )  # fmt: skip
+                if i in silent:
+                    one = Latency(device=name, model=DIGEST, error="unreachable", detail="gone")
+                measurements.add(self.store, sweep, one)
+                found.append(one)
+            measurements.finish(self.store, sweep)
+            opened += judge_round(self.settings, self.store, DIGEST, found)
+        return opened
+
+    def row(self, subject: str) -> AlertRow:
+        """Return the newest alert about a subject."""
+        rows = [*alerts.open_rows(self.store), *alerts.rows(self.store)]
+        return max((a for a in rows if a.subject == subject), key=lambda a: a.id)
+
+    def told(self, number: int) -> list[str]:
+        """Return the steps of an alert's history; how far its size moved is another matter."""
+        events = alerts.events(self.store, number)
+        return [event.what for event in events if event.what != "changed"]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    found = Site(tmp_path)
+    yield found
+    found.store.close()
+
+
+def test_a_jump_is_pending_before_it_fires_and_recovering_before_it_resolves(site: Site) -> None:
+    site.rounds(12)
+    states = []
+    for factor in [1.3] * 5 + [1.0] * 9:
+        site.rounds(1, {4: factor})
+        found = [a for a in alerts.open_rows(site.store) if a.subject == "d4"]
+        states.append(found[0].state if found else "")
+    assert [s for i, s in enumerate(states) if i == 0 or s != states[i - 1]] == [
+        "", "pending", "firing", "recovering", "",
+    ]  # fmt: skip
+    row = site.row("d4")
+    assert site.told(row.id) == ["pending", "opened", "recovering", "resolved"]
+    assert row.opened_at < row.fired_at < row.resolved_at
+
+
+def test_what_did_not_last_is_kept_and_not_listed(site: Site) -> None:
+    site.rounds(12)
+    assert site.rounds(2, {4: 1.3}) == []
+    assert site.row("d4").state == "pending"
+    assert devices.rows(site.store)[4].alert == "pending"
+    site.rounds(3)
+    assert alerts.rows(site.store) == ()
+    (number,) = [r["id"] for r in site.store.rows("SELECT id FROM alerts")]
+    assert site.told(number) == ["pending", "went away"]
+
+
+def test_a_recovering_alert_that_grows_again_fires_and_stays_acknowledged(site: Site) -> None:
+    site.rounds(12)
+    (alert,) = site.rounds(6, {4: 1.3})
+    alerts.acknowledge(site.store, alert.id, "looking", "ann")
+    site.rounds(2, {4: 1.0})
+    assert alerts.row(site.store, alert.id).state == "recovering"
+    site.rounds(4, {4: 1.3})
+    row = alerts.row(site.store, alert.id)
+    assert (row.state, row.acknowledged_by) == ("acknowledged", "ann")
+    assert site.told(alert.id)[-3:] == ["acknowledged", "recovering", "fires again"]
+    (done,) = [e for e in alerts.events(site.store, alert.id) if e.what == "acknowledged"]
+    assert (done.who, done.text) == ("ann", "looking")
+
+
+def test_the_fleets_alert_stands_for_those_of_its_devices_until_it_is_over(site: Site) -> None:
+    site.rounds(12)
+    # One is slow already, and everybody knows; then many become slow within a few rounds.
+    (first,) = site.rounds(5, {0: 1.4})
+    opened = site.rounds(6, dict.fromkeys(range(9), 1.4))
+    assert [(a.scope, a.subject) for a in opened] == [("fleet", "fleet")]
+    wide = site.row("fleet")
+    beneath = [a for a in alerts.open_rows(site.store) if a.inhibited_by == wide.id]
+    assert {a.subject for a in beneath} == {f"d{i}" for i in range(9)}
+    assert wide.inhibited == 9
+    assert "inhibited" in site.told(first.id)
+    # All but two are well again.
+    for _ in range(60):
+        site.rounds(1, {0: 1.4, 1: 1.4})
+        if alerts.row(site.store, wide.id).state == "resolved":
+            break
+    assert alerts.row(site.store, wide.id).state == "resolved"
+    site.rounds(9, {0: 1.4, 1: 1.4})
+    left = alerts.open_rows(site.store)
+    assert {(a.subject, a.inhibited_by) for a in left} == {("d0", None), ("d1", None)}
+    assert all("came up" in site.told(a.id) for a in left)
+
+
+def test_a_wider_alert_stands_only_for_the_same_direction_and_model(site: Site) -> None:
+    values = {"kind": "step", "baseline_ms": 10.0, "now_ms": 12.0, "size_percent": 20.0,
+              "onset_at": "2026-11-20T12:00:00+00:00"}  # fmt: skip
+
+    def open_one(scope: str, subject: str, direction: str, model: str, kind: str = "step") -> int:
+        row, _ = alerts.fire(
+            site.store, scope=scope, subject=subject, direction=direction, model=model,
+            **{**values, "kind": kind},
+        )  # type: ignore[arg-type] # fmt: skip
+        return row.id
+
+    wide = open_one("fleet", "fleet", "up", "net")
+    middle = open_one("cluster", "cluster 1", "up", "net")
+    same = open_one("device", "d1", "up", "net", "ramp")
+    others = [
+        open_one("device", "d2", "down", "net"),
+        open_one("device", "d3", "up", "other"),
+        open_one("device", "d4", "up", "net", "spread"),
+        open_one("device", "d5", "up", "net", "migration"),
+    ]
+    inhibit(site.store, lambda w, n: w.scope == "fleet" or n.subject == "d1")
+    assert alerts.row(site.store, middle).inhibited_by == wide
+    assert alerts.row(site.store, same).inhibited_by == wide
+    assert all(alerts.row(site.store, n).inhibited_by is None for n in others)
+    assert alerts.row(site.store, wide).inhibited == 2
+    alerts.resolve(site.store, wide, "over")
+    inhibit(site.store, lambda w, n: n.subject == "d1")
+    assert alerts.row(site.store, same).inhibited_by == middle
+
+
+def test_accepting_a_wide_alert_accepts_what_it_stands_for(site: Site) -> None:
+    site.rounds(12)
+    site.rounds(6, dict.fromkeys(range(9), 1.4))
+    wide = site.row("fleet")
+    accept(site.settings, site.store, wide, "the new firmware", "ann")
+    assert alerts.open_rows(site.store) == ()
+    assert alerts.row(site.store, wide.id).reason == "the new firmware"
+    assert alerts.events(site.store, wide.id)[-1].who == "ann"
+    assert site.rounds(14, dict.fromkeys(range(9), 1.4)) == []
+
+
+def test_what_a_resolved_alert_stood_for_comes_up(site: Site) -> None:
+    site.rounds(12)
+    site.rounds(6, dict.fromkeys(range(9), 1.4))
+    alerts.resolve(site.store, site.row("fleet").id, "a roll-back")
+    come_up(site.store)
+    assert all(a.inhibited_by is None for a in alerts.open_rows(site.store))
+
+
+def test_a_device_without_values_has_no_data_and_one_without_a_baseline_is_learning(
+    site: Site,
+) -> None:
+    assert {d.watched for d in devices.rows(site.store)} == {""}
+    site.rounds(3)
+    assert {d.watched for d in devices.rows(site.store)} == {"learning"}
+    site.rounds(9)
+    assert {d.watched for d in devices.rows(site.store)} == {"ok"}
+    site.rounds(2, silent=frozenset({3}))
+    assert devices.rows(site.store)[3].watched == "ok"
+    site.rounds(1, silent=frozenset({3}))
+    assert devices.rows(site.store)[3].watched == "no data"
+    site.rounds(1)
+    assert devices.rows(site.store)[3].watched == "ok"
+    drift.forget(site.store, "device", "d3")
+    assert devices.rows(site.store)[3].watched == ""
+
+
+@pytest.mark.parametrize(
+    ("selector", "quiet"),
+    [("d4", {"d4"}), ("tag=roof", {"d4"}), ("*", {"d4", "d5"}), ("scope=device", {"d4", "d5"}),
+     ("kind=step and not d4", {"d5"}), ("direction=down", set()), ("subject=d5", {"d5"}),
+     ("fleet", set())],
+)  # fmt: skip
+def test_a_silence_names_devices_subjects_or_kinds(
+    site: Site, selector: str, quiet: set[str]
+) -> None:
+    for name in ("d4", "d5"):
+        alerts.fire(
+            site.store, scope="device", subject=name, kind="step", direction="up", model="net",
+            baseline_ms=10, now_ms=12, size_percent=20, onset_at="2026-11-20T12:00:00+00:00",
+        )  # fmt: skip
+    made, under = silencing.begin(
+        site.settings, site.store, selector, timedelta(hours=2), "work on the roof", "ann"
+    )
+    assert {a.subject for a in under} == quiet
+    assert (made.who, made.reason) == ("ann", "work on the roof")
+    for alert in under:
+        assert alert.silenced_until == made.until
+        assert site.told(alert.id)[-1] == "silenced"
+    silences.end(site.store, made.id, "bob")
+    silencing.apply(site.settings, site.store)
+    assert not any(a.silence for a in alerts.open_rows(site.store))
+    with pytest.raises(StoreError, match="is over already"):
+        silences.end(site.store, made.id)
+
+
+def test_a_silenced_alert_is_recorded_and_a_new_one_is_silenced_as_it_opens(site: Site) -> None:
+    site.rounds(12)
+    silencing.begin(site.settings, site.store, "d4", timedelta(hours=1), "a test", "ann")
+    (alert,) = site.rounds(6, {4: 1.3})
+    assert (alert.state, alert.silence) == ("firing", 1)
+    assert alert.is_quiet
+
+
+def test_a_silence_is_over_when_its_time_is(site: Site) -> None:
+    site.rounds(12)
+    silencing.begin(site.settings, site.store, "d4", timedelta(hours=1), "short", "ann")
+    (alert,) = site.rounds(6, {4: 1.3})
+    assert not silences.any_over(site.store)
+    with site.store.write() as connection:
+        connection.execute("UPDATE silences SET until = ?", ("2026-01-01T00:00:00",))
+    assert silences.any_over(site.store)
+    silencing.apply(site.settings, site.store)
+    assert alerts.row(site.store, alert.id).silence is None
+    assert site.told(alert.id)[-1] == "no longer silenced"
+
+
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [("", "needs a selector"), ("nobody", "no device is called"), ("kind=stepp", "no kind"),
+     ("kind", "no device is called"), ("(", "missing after")],
+)  # fmt: skip
+def test_a_silence_that_means_nothing_is_one_sentence(site: Site, selector: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        silencing.begin(site.settings, site.store, selector, timedelta(hours=2), "why", "ann")
+    assert silences.rows(site.store) == ()
+    with pytest.raises(UnknownError, match="There is no silence 9"):
+        silences.end(site.store, 9)
+
+
+def test_lengths_of_time_are_read_as_people_write_them() -> None:
+    assert silencing.duration("90m") == timedelta(minutes=90)
+    assert silencing.duration("1d 12h") == timedelta(hours=36)
+    assert silencing.duration("1.5h") == timedelta(minutes=90)
+    for wrong in ("", "2", "2 hours", "-1h", "0s", "400d", "1h!"):
+        with pytest.raises(SettingsError):
+            silencing.duration(wrong)
+
+
+def test_an_alert_is_explained_with_what_else_changed(site: Site) -> None:
+    cool = {"after": {"governor": "performance"}, "during": {"temperature_c": [40, 45]},
+            "boot_id": "a"}  # fmt: skip
+    hot = {"after": {"governor": "powersave"}, "during": {"temperature_c": [40, 71]},
+           "boot_id": "b", "throttled": True}  # fmt: skip
+    facts.save(site.store, "d4", {"os": "Debian 12", "power_mode": "MAXN"})
+    site.rounds(12, conditions=cool)
+    facts.save(site.store, "d4", {"os": "Debian 12", "power_mode": "15W"})
+    (alert,) = site.rounds(6, {4: 1.3}, conditions=hot)
+    lines = explain(site.settings, site.store, alert)
+    said = {about: text for about, text in lines if about != "meanwhile"}
+    meanwhile = [text for about, text in lines if about == "meanwhile"]
+    assert said["what"].startswith("d4 has become 3")
+    assert "the mean of the middle half of its first 10 rounds" in said["baseline"]
+    assert said["compared"].startswith("with 19 other devices of the fleet")
+    assert "3 rounds in a row" in said["found by"]
+    assert "times that" in said["how sure"]
+    assert "once a" not in said["how sure"]
+    assert "1 times a week over the whole fleet" in said["how sure"]
+    assert "power mode changed from MAXN to 15W" in meanwhile
+    assert "governor changed from performance to powersave" in meanwhile
+    assert "it was started anew in between" in meanwhile
+    assert "temperature 45 °C before, 71 °C since" in meanwhile
+    assert any(text.startswith("throttled in") for text in meanwhile)
+
+
+def test_an_explanation_says_so_where_nothing_else_changed(site: Site) -> None:
+    site.rounds(12)
+    site.rounds(6, dict.fromkeys(range(9), 1.4))
+    lines = explain(site.settings, site.store, site.row("fleet"))
+    assert lines[-1][1].startswith("no fact, deployment or condition is known to have changed")
+    assert ("found by", "many devices that change within a day are one event: 9 devices within 24"
+            " rounds") in lines  # fmt: skip
