@@ -89,9 +89,8 @@ def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> 
     shown = hdap("alerts", "show", number)[1]
     assert shown["state"] == "resolved"
     what = [event["what"] for event in shown["history"]]
-    assert what[0] == "opened"
+    assert what.index("opened") < what.index("acknowledged") < what.index("resolved")
     assert what[-1] == "resolved"
-    assert "acknowledged" in what
 
 
 def test_accepting_an_alert_learns_a_new_baseline(site: Site, hdap: Hdap) -> None:
