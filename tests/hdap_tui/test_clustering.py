@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from engine.fleet.membership import AGREE, record_type
 from engine.latency import Latency
 from hdap_tui.clustering import cluster_fleet
 from hdap_tui.config import Settings, load
+from hdap_tui.context import Context
 from hdap_tui.errors import ExitCode, UserError
 from hdap_tui.estimating import latest_round, plan_sample
 from hdap_tui.lab.control import LabInfo
@@ -22,7 +23,8 @@ from hdap_tui.lab.fleet_file import fleet_toml
 from hdap_tui.lab.profiles import Plan
 from hdap_tui.store import clusters, devices, measurements, memberships, models
 from hdap_tui.store.database import Store, open_store
-from hdap_tui.store.records import ClusterMap
+from hdap_tui.store.records import ClusterMap, ModelRow
+from hdap_tui.watch import Watcher
 
 DIGESTS = ("ab" * 32, "cd" * 32)
 LEVELS = np.array([[20.0, 12.0]] * 6 + [[24.0, 12.4]] * 4)
@@ -153,6 +155,41 @@ def test_a_fleet_that_is_another_one_and_answers_nothing_is_noise(
     found = site.cluster(site.measure(np.full(LEVELS.shape, np.nan)))
     assert (found.devices, found.labels) == (("n0", "n1", "n2"), (-1, -1, -1))
     assert found.clusters == ()
+
+
+def test_a_part_that_runs_another_model_is_placed_by_what_most_of_the_fleet_runs(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "ef" * 32
+    models.add(site.store, name="own", digest=other, path="/o.onnx", kind="model", size=1)
+    devices.set_model(site.store, "d0", other)
+
+    probe = models.by_digest(site.store, DIGESTS[0])
+
+    class Measured:
+        models = {one.name: probe for one in site.settings.probes}  # noqa: RUF012
+        last_sweep = 1
+
+        def deployed(self, name: str) -> ModelRow:
+            found = models.by_digest(site.store, devices.model_on(site.store, name))
+            assert found is not None
+            return found
+
+        def run(self, kind: str, visits: Mapping[str, list[ModelRow]]) -> list[Latency]:
+            assert kind == "bench"
+            assert visits["d0"][-1].name == "own"
+            return []
+
+    taken: list[str] = []
+    context = Context(settings=site.settings)
+    watcher = Watcher(context)
+    monkeypatch.setattr(watcher, "measuring", Measured())
+    monkeypatch.setattr(
+        watcher, "_cluster", lambda found, *_: taken.extend(model.name for model in found)
+    )
+    watcher.sweep(["d0"])
+    context.close()
+    assert taken[-1] == "detector"
 
 
 def test_a_device_that_misses_a_sweep_keeps_its_cluster(site: Site) -> None:

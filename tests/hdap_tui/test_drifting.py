@@ -67,6 +67,18 @@ def site(tmp_path: Path) -> Iterator[Site]:
     found.store.close()
 
 
+@pytest.fixture
+def labels(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the cluster of each device, which a test may change."""
+    found = [0] * 10 + [1] * 10
+
+    def latest(_: Store) -> ClusterMap:
+        return ClusterMap(devices=tuple(site.names), labels=tuple(found))
+
+    monkeypatch.setattr(clusters, "latest", latest)
+    return found
+
+
 def test_the_settings_say_how_often_chance_may_alarm(tmp_path: Path) -> None:
     found = Site(tmp_path, "false_alerts_per_week = 0.5\nh = 12\n[watch]\ncanary_every_s = 600\n")
     budget = drift_budget(found.settings)
@@ -116,14 +128,8 @@ def test_a_look_that_finds_a_fact_for_the_first_time_is_no_new_version(site: Sit
 
 
 def test_a_device_that_changes_its_cluster_is_told_and_resolved_when_it_is_back(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, labels: list[int]
 ) -> None:
-    labels = [0] * 10 + [1] * 10
-
-    def latest(_: Store) -> ClusterMap:
-        return ClusterMap(devices=tuple(site.names), labels=tuple(labels))
-
-    monkeypatch.setattr(clusters, "latest", latest)
     site.rounds(12)
     labels[2] = 1
     (alert,) = site.rounds(2)
@@ -137,14 +143,8 @@ def test_a_device_that_changes_its_cluster_is_told_and_resolved_when_it_is_back(
 
 
 def test_a_move_that_is_accepted_is_a_move_once_more_when_the_device_goes_back(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, labels: list[int]
 ) -> None:
-    labels = [0] * 10 + [1] * 10
-
-    def latest(_: Store) -> ClusterMap:
-        return ClusterMap(devices=tuple(site.names), labels=tuple(labels))
-
-    monkeypatch.setattr(clusters, "latest", latest)
     site.rounds(12)
     labels[2] = 1
     (alert,) = site.rounds(1)
