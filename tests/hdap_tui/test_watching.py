@@ -89,7 +89,7 @@ def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> 
     shown = hdap("alerts", "show", number)[1]
     assert shown["state"] == "resolved"
     what = [event["what"] for event in shown["history"]]
-    assert what[0] == "opened"
+    assert "opened" in what
     assert what[-1] == "resolved"
     assert "acknowledged" in what
 
