@@ -93,6 +93,10 @@ _DEPLOYMENT = Parameter(
     "deployment", "Number of the deployment; the latest where left out.", kind="integer",
     positional=True,
 )  # fmt: skip
+_DECISION = Parameter(
+    "decision", "Number of the decision; the latest where left out.", kind="integer",
+    positional=True,
+)  # fmt: skip
 _MODEL = Parameter("model", "Name or digest of the model.", positional=True, required=True)
 _DEVICE = Parameter("device", "Name of the device.", positional=True, required=True)
 _YES = Parameter("yes", "Do not ask.", kind="flag")
@@ -457,6 +461,36 @@ COMMANDS: tuple[Command, ...] = (
         "7",
         _action("notifications:test_notification"),
         long=True,
+    ),
+    Command(
+        "policy check",
+        "Say what would follow now from alerts and latencies, and what is missing; do nothing.",
+        "f3",
+        _action("policy:check"),
+    ),
+    Command(
+        "policy log",
+        "Show what the policy decided, why, and what became of it.",
+        "f4",
+        _action("policy:log"),
+        (Parameter("decision", "Number; all where left out.", kind="integer", positional=True),),
+    ),
+    Command(
+        "policy start",
+        "Start the compression that was suggested, as a job in the background.",
+        "f6",
+        _action("policy:start"),
+        (_DECISION,),
+        subject="decision",
+        long=True,
+    ),
+    Command(
+        "policy undo",
+        "Withdraw a suggestion, or cancel the job that it started.",
+        "f5",
+        _action("policy:undo"),
+        (_DECISION,),
+        subject="decision",
     ),
     Command(
         "compress",

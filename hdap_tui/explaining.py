@@ -16,7 +16,7 @@ from typing import Any
 from hdap_tui.alert_words import alert_sentence, is_quiet_now
 from hdap_tui.config import Settings
 from hdap_tui.fact_names import BY_NAME, shown
-from hdap_tui.store import alerts, deployments, devices, facts, measurements, silences
+from hdap_tui.store import alerts, decisions, deployments, devices, facts, measurements, silences
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import AlertRow
@@ -53,6 +53,7 @@ def explain(settings: Settings, store: Store, alert: AlertRow) -> list[Line]:
             ("size", _size(alert)),
             ("how sure", _sureness(settings, alert)),
             *_standing(store, alert),
+            *_follows(store, alert),
             *(("meanwhile", text) for text in _meanwhile(settings, store, alert)),
         ]
 
@@ -143,7 +144,8 @@ def _size(alert: AlertRow) -> str:
 
 def _sureness(settings: Settings, alert: AlertRow) -> str:
     allowed = settings.drift.false_alerts_per_week
-    chance = f"chance alone may alarm {allowed:g} times a week over the whole fleet"
+    often = "once" if allowed == 1 else f"{allowed:g} times"
+    chance = f"chance alone may alarm {often} a week over the whole fleet"
     noise = alert.evidence.get("noise_percent")
     if not noise:
         return chance
@@ -170,6 +172,18 @@ def _standing(store: Store, alert: AlertRow) -> Iterator[Line]:
         row = next((r for r in devices.rows(store) if r.name == alert.subject), None)
         if row is not None and row.watched == "no data":
             yield "stands", f"no data for {devices.NO_DATA_ROUNDS} rounds or more: nobody knows"
+
+
+def _follows(store: Store, alert: AlertRow) -> Iterator[Line]:
+    """Yield what the policy decided to follow from it."""
+    found = decisions.of_cause(store, f"alert {alert.id}")
+    if found is None:
+        return
+    if found.state == "suggested":
+        yield "follows", f"a compression is suggested: hdap policy start {found.id} starts it"
+    else:
+        job = f" ({found.job})" if found.job else ""
+        yield "follows", f"decision {found.id}{job}: {found.state}"
 
 
 def _meanwhile(settings: Settings, store: Store, alert: AlertRow) -> Iterator[str]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from engine.latency import Latency
-from hdap_tui import locking
+from hdap_tui import locking, policy
 from hdap_tui.clustering import cluster_fleet
 from hdap_tui.context import Context
 from hdap_tui.drifting import judge_round
@@ -101,6 +101,7 @@ class Watcher:
         for digest in dict.fromkeys(models[0].digest for models in visits.values()):
             own = [one for one in found if one.model == digest]
             opened += judge_round(self.settings, self.store, digest, own)
+        policy.decide(self.context)
         self._tell()
         return opened
 

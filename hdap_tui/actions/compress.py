@@ -37,8 +37,12 @@ def compress(
     objective: str | None = None,
     per_cluster: str | None = None,
     detach: bool = False,
+    decision: int | None = None,
 ) -> Outcome:
-    """Start a job that makes a smaller network for the fleet as it is now."""
+    """Start a job that makes a smaller network for the fleet as it is now.
+
+    `decision` is the number of the policy's decision that it follows from.
+    """
     settings = context.settings
     changes = {
         "network": settings.network if network is None else _network(network),
@@ -64,6 +68,7 @@ def compress(
         "parent": parent.digest if used == f"builtin:{builtin}" else "",
         "clusters": fleet.clusters(settings, context.store, parent.digest),
         **({} if recipe is None else {"recipe": _recipe(settings, recipe)}),
+        **({} if decision is None else {"decision": decision}),
     }
     check_data(str(request["data"]))
     _check_network(asked.network, used)

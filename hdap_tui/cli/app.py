@@ -23,6 +23,7 @@ OpenDashboard = Callable[[Context], int]
 GROUPS = {
     "devices": "The devices of the fleet.",
     "alerts": "What has drifted.",
+    "policy": "What follows from alerts.",
     "jobs": "Long work in processes of its own.",
     "models": "Model files and where they came from.",
     "deployments": "What was put on the devices, and what it brought.",
@@ -31,7 +32,7 @@ GROUPS = {
 }
 UNATTENDED = frozenset({"watch"})
 """Commands that run on while nobody is there: a question in the night would never be answered."""
-_DEFAULTS = {"lab": "status", "config": "show"}
+_DEFAULTS = {"lab": "status", "config": "show", "policy": "check"}
 _TYPES: dict[str, Any] = {
     "text": click.STRING,
     "integer": click.INT,

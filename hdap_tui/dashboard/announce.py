@@ -29,6 +29,10 @@ def news(before: FleetSnapshot | None, after: FleetSnapshot) -> Iterator[tuple[s
     else:
         for alert in fresh:
             yield f"{alert_sentence(alert)}: press 3 for the alerts.", "warning"
+    suggested = {one.id for one in before.decisions}
+    for one in after.decisions:
+        if one.id not in suggested and one.state == "suggested":
+            yield f"Recompression is suggested: {clean(one.reason, 200)} (press 3).", "warning"
     states = {job.id: job.state for job in before.jobs}
     for job in after.jobs:
         if states.get(job.id) in {"running", "queued"} and job.state != states[job.id]:

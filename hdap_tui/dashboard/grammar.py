@@ -12,6 +12,7 @@ from typing import Any
 from hdap_tui.commands import BY_NAME, COMMANDS, SELECT, Command, Parameter
 from hdap_tui.config.expression import quote
 from hdap_tui.errors import SettingsError
+from hdap_tui.silencing import selector_of
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.text import clean
 
@@ -25,6 +26,7 @@ SHORT = {
     "jobs": "jobs list",
     "models": "models list",
     "deployments": "deployments list",
+    "policy": "policy check",
     "lab": "lab status",
     "config": "config show",
 }
@@ -88,6 +90,8 @@ class Selection:
     """What the alert is about, as a selector."""
     silence: int | None = None
     """What keeps the alert quiet."""
+    decision: int | None = None
+    """What should follow from the alert."""
     job: str = ""
     model: str = ""
     deployment: int | None = None
@@ -302,15 +306,23 @@ def _values(parameter: Parameter | None, snapshot: FleetSnapshot | None) -> list
             found = [str(row.id) for row in snapshot.deployments]
         case "alert":
             found = [str(row.id) for row in snapshot.alerts if row.state != "resolved"]
-        case "selector":
-            found = sorted({row.subject for row in snapshot.alerts if row.state != "resolved"})
-        case "silence":
-            found = sorted({str(row.silence) for row in snapshot.alerts if row.silence})
+        case "selector" | "decision" | "silence":
+            found = _of_alerts(parameter.name, snapshot)
         case "for":
             found = ["30m", "2h", "1d"]
         case _:
             found = []
     return [shlex.quote(clean(name, 80)) for name in found]
+
+
+def _of_alerts(name: str, snapshot: FleetSnapshot) -> list[str]:
+    """Return what alerts are about, what keeps them quiet, or what follows from them."""
+    match name:
+        case "decision":
+            return [str(row.id) for row in snapshot.decisions]
+        case "silence":
+            return sorted({str(row.silence) for row in snapshot.alerts if row.silence})
+    return sorted({selector_of(row) for row in snapshot.alerts if row.state != "resolved"})
 
 
 def _nothing(subject: str, command: Command, selection: Selection) -> str:

@@ -251,6 +251,29 @@ def round_start(store: Store, digest: str, ago: int) -> str:
     return str(found[-1]["started_at"]) if found else ""
 
 
+def rounds_since(store: Store, at: str) -> int:
+    """Count the whole canary rounds that began at that time or later."""
+    found = store.row(
+        """SELECT count(*) AS n FROM sweeps WHERE kind = 'canary' AND finished_at IS NOT NULL
+        AND started_at >= ?""",
+        (at,),
+    )
+    return int(found["n"]) if found else 0
+
+
+def deployed_rounds(store: Store, limit: int) -> list[dict[str, float]]:
+    """Return what the last whole canary rounds measured of the models in use, oldest first.
+
+    By device the median latency in ms of the model that it runs now.
+    """
+    sweeps = store.rows(
+        """SELECT id FROM sweeps WHERE kind = 'canary' AND finished_at IS NOT NULL
+        ORDER BY id DESC LIMIT ?""",
+        (limit,),
+    )
+    return [_of_deployed(store, row["id"]) for row in reversed(sweeps)]
+
+
 def round_values(store: Store, sweep: int, digest: str) -> dict[str, float]:
     """Return what one sweep measured for a model: median latency in ms by device."""
     found = store.rows(
@@ -275,15 +298,20 @@ def last_of_deployed(store: Store, sweep: int | None = None) -> tuple[int, dict[
                 AND kind IN ('sweep', 'canary', 'estimate') ORDER BY id DESC LIMIT ?""",
             (sweep, _LOOKED_BACK),
         ):
-            found = store.rows(
-                """SELECT d.name, s.median_ms FROM samples s JOIN devices d ON d.id = s.device_id
-                WHERE s.sweep_id = ? AND s.model_id = d.model_id AND s.median_ms IS NOT NULL
-                    AND s.configuration = '' AND d.position IS NOT NULL ORDER BY s.at""",
-                (row["id"],),
-            )
+            found = _of_deployed(store, row["id"])
             if found:
-                return row["id"], {one["name"]: one["median_ms"] for one in found}
+                return row["id"], found
     return None
+
+
+def _of_deployed(store: Store, sweep: int) -> dict[str, float]:
+    found = store.rows(
+        """SELECT d.name, s.median_ms FROM samples s JOIN devices d ON d.id = s.device_id
+        WHERE s.sweep_id = ? AND s.model_id = d.model_id AND s.median_ms IS NOT NULL
+            AND s.configuration = '' AND d.position IS NOT NULL ORDER BY s.at""",
+        (sweep,),
+    )
+    return {one["name"]: one["median_ms"] for one in found}
 
 
 _LOOKED_BACK = 20

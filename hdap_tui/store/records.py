@@ -16,6 +16,7 @@ DeviceState = Literal["unknown", "ok", "busy", "failed", "off"]
 AlertState = Literal["pending", "firing", "acknowledged", "recovering", "resolved"]
 """Pending has not lasted yet; acknowledged is firing while somebody looks after it; recovering is
 below the clearing limit, but not for long enough."""
+DecisionState = Literal["suggested", "starting", "started", "failed", "withdrawn", "undone"]
 Watched = Literal["", "learning", "ok", "no data"]
 """How a device's latency is watched; empty: not yet."""
 JobState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
@@ -165,6 +166,34 @@ class AlertEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What should follow from an alert or a latency, and what became of that."""
+
+    id: int
+    cause: str
+    """What it is about: "alert 3", "objective"."""
+    alert: int | None
+    state: DecisionState
+    at: str
+    reason: str
+    recipe: str = ""
+    """Recipe of the job; empty: a search for the fleet."""
+    job: str = ""
+    """The job that was started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionStep:
+    """One line of a decision's history, never rewritten."""
+
+    at: str
+    who: str
+    """The operator's name; empty: hdap itself."""
+    what: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Silence:
     """Alerts of which nobody is told for a while."""
 
@@ -309,6 +338,8 @@ class FleetSnapshot:
     map: ClusterMap = field(default_factory=ClusterMap)
     alerts: tuple[AlertRow, ...] = ()
     """Open ones first, then the latest resolved."""
+    decisions: tuple[Decision, ...] = ()
+    """What is suggested, and the latest of what was decided."""
     jobs: tuple[JobRow, ...] = ()
     """From their folders, which the store knows nothing of."""
     models: tuple[ModelRow, ...] = ()

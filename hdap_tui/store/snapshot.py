@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hdap_tui.store import alerts, clusters, deployments, devices, models
+from hdap_tui.store import alerts, clusters, decisions, deployments, devices, models
 from hdap_tui.store.activity import activity
 from hdap_tui.store.columns import columns
 from hdap_tui.store.database import Store
@@ -28,6 +28,7 @@ def snapshot(store: Store, fleet: str) -> FleetSnapshot:
             devices=devices.rows(store, labels, representatives),
             map=clustering,
             alerts=alerts.rows(store),
+            decisions=decisions.rows(store, limit=20),
             models=models.rows(store),
             deployments=deployments.rows(store),
             activity=activity(store),

@@ -14,6 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from hdap_tui.alert_words import is_quiet_now
+from hdap_tui.commands import BY_NAME
 from hdap_tui.dashboard.facts import alert_facts
 from hdap_tui.dashboard.filters import Words
 from hdap_tui.dashboard.formats import ALERT_LETTERS, ASCII, Clock, age, change, count, ms
@@ -59,7 +60,9 @@ class AlertsScreen(TableView):
 
     def body(self) -> Iterable[Widget]:
         """Return table and details."""
-        yield Container(*self.filtered(), id="upper")
+        self._suggested = Static(id="suggested")
+        self._suggested.display = False
+        yield Container(*self.filtered(), self._suggested, id="upper")
         self._details = Static(id="details")
         self._chart = LineChart(self.palette, id="history")
         details = VerticalScroll(self._details, id="details-box", can_focus=False)
@@ -82,6 +85,7 @@ class AlertsScreen(TableView):
     def apply(self, snapshot: FleetSnapshot) -> None:
         """Show the alerts, those of a group beneath the one that stands for them."""
         self.main.show(grouped(snapshot.alerts, self._unfolded))
+        self._show_suggested(snapshot)
         self._events_of = -1  # an alert's history may have grown
 
     def action_unfold(self) -> None:
@@ -108,7 +112,29 @@ class AlertsScreen(TableView):
             device=row.subject if row.scope == "device" else "",
             matter=selector_of(row),
             silence=row.silence,
+            decision=self._decision(row),
         )
+
+    def _decision(self, row: AlertRow) -> int | None:
+        """Return what should follow from an alert, else what is suggested otherwise."""
+        snapshot = self.dash.snapshot
+        made = snapshot.decisions if snapshot is not None else ()
+        own = [d.id for d in made if d.alert == row.id and d.state in ("suggested", "started")]
+        return next(iter([*own, *(d.id for d in made if d.state == "suggested")]), None)
+
+    def _show_suggested(self, snapshot: FleetSnapshot) -> None:
+        """Show what is suggested, and the keys that start or withdraw it."""
+        open_ones = [d for d in snapshot.decisions if d.state == "suggested"]
+        self._suggested.display = bool(open_ones)
+        if open_ones:
+            one = open_ones[0]
+            start, undo = (BY_NAME[name].key for name in ("policy start", "policy undo"))
+            text = Text(f" {start} ", style=self.palette["key"])
+            text.append("recompress ", self.palette["strong"])
+            text.append(f" {undo} ", self.palette["key"]).append("withdraw  ")
+            more = f" (+{len(open_ones) - 1} more)" if len(open_ones) > 1 else ""
+            text.append(f"suggested: {clean(one.reason, 160)}{more}", self.palette["warn"])
+            self._suggested.update(text)
 
     @on(Table.Highlighted)
     def _highlighted(self) -> None:

@@ -23,6 +23,7 @@ HOME = {
     "alert": "3",
     "matter": "3",
     "silence": "3",
+    "decision": "3",
     "job": "4",
     "model": "5",
     "deployment": "6",
