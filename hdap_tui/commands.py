@@ -87,6 +87,9 @@ _MODEL = Parameter("model", "Name or digest of the model.", positional=True, req
 _DEVICE = Parameter("device", "Name of the device.", positional=True, required=True)
 _YES = Parameter("yes", "Do not ask.", kind="flag")
 _DETACH = Parameter("detach", "Start it and return at once.", kind="flag")
+_AT = Parameter(
+    "at", 'As it was then: 2026-11-28T10:00, "2 hours ago", -2h, yesterday; local time.'
+)
 _INPUT = Parameter("input", "Read this CSV table in place of the fleet.", kind="path")
 
 
@@ -100,7 +103,7 @@ COMMANDS: tuple[Command, ...] = (
         "Show the fleet: state, latency, cluster and drift of every device.",
         "1",
         _action("devices:list_devices"),
-        (SELECT, Parameter("columns", "What to show, apart by commas: state,board,kernel.")),
+        (SELECT, Parameter("columns", "What to show, apart by commas: state,board,kernel."), _AT),
         view="fleet",
     ),
     Command(
@@ -108,7 +111,7 @@ COMMANDS: tuple[Command, ...] = (
         "Show one device: its facts and the history of its latency.",
         "enter",
         _action("devices:show"),
-        (_DEVICE, Parameter("limit", "How many measurements.", kind="integer", default=50)),
+        (_DEVICE, Parameter("limit", "How many measurements.", kind="integer", default=50), _AT),
         subject="device",
         view="device",
     ),
@@ -315,6 +318,7 @@ COMMANDS: tuple[Command, ...] = (
             Parameter(
                 "anew", "Do not wait until rounds agree: cluster the newest latencies.", kind="flag"
             ),
+            _AT,
         ),
         view="map",
     ),
@@ -342,7 +346,9 @@ COMMANDS: tuple[Command, ...] = (
             Parameter("fleet", "Watch the table's devices as one fleet.", kind="flag"),
         ),
     ),
-    Command("alerts list", "Show the alerts.", "3", _action("alerts:list_alerts"), view="alerts"),
+    Command(
+        "alerts list", "Show the alerts.", "3", _action("alerts:list_alerts"), (_AT,), view="alerts"
+    ),
     Command(
         "alerts show",
         "Show one alert and its whole history.",

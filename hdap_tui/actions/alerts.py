@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from hdap_tui.actions.past import UNKNOWN, moment_of
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.drifting import forget_baseline
 from hdap_tui.errors import RefusedError
@@ -11,9 +13,12 @@ from hdap_tui.store import alerts
 from hdap_tui.store.records import AlertRow
 
 
-def list_alerts(context: Context) -> Outcome:
-    """Show the open alerts, then the latest resolved ones."""
-    rows = alerts.rows(context.store)
+def list_alerts(context: Context, at: str | None = None) -> Outcome:
+    """Show the open alerts, then the latest resolved ones; or as they were at a moment."""
+    moment = None if at is None else moment_of(context, at)
+    rows = (
+        alerts.rows(context.store) if moment is None else alerts.rows_at(context.store, moment.utc)
+    )
     shown = Table(
         ("alert", "state", "about", "kind", "size", "baseline", "now", "since", "model"),
         tuple(
@@ -22,9 +27,9 @@ def list_alerts(context: Context) -> Outcome:
                 r.state,
                 _about(r),
                 f"{r.kind} {r.direction}",
-                f"{r.size_percent:+.1f} %",
-                f"{r.baseline_ms:.3f} ms",
-                f"{r.now_ms:.3f} ms",
+                _known(r.size_percent, "{:+.1f} %"),
+                _known(r.baseline_ms, "{:.3f} ms"),
+                _known(r.now_ms, "{:.3f} ms"),
                 r.onset_at[:19],
                 r.model,
             )
@@ -32,9 +37,14 @@ def list_alerts(context: Context) -> Outcome:
         ),
     )
     return Outcome(
-        data={"alerts": [document(r) for r in rows]},
+        data={
+            **({} if moment is None else {"as_of": moment.document}),
+            "alerts": [document(r) for r in rows],
+        },
         table=shown if rows else None,
-        text="" if rows else "No alerts.",
+        text="\n".join(
+            filter(None, (moment.sentence if moment else "", "" if rows else "No alerts."))
+        ),
     )
 
 
@@ -98,6 +108,10 @@ def document(row: AlertRow) -> dict[str, Any]:
         "inhibited": row.inhibited,
         "emulated": row.emulated,
     }
+
+
+def _known(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else UNKNOWN
 
 
 def _about(row: AlertRow) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 from hdap_tui.store.database import Store, StoreError, UnknownError
 from hdap_tui.store.records import AlertEvent, AlertRow, Scope
-from hdap_tui.store.values import now
+from hdap_tui.store.values import now, placeholders
 from hdap_tui.text import clean
 
 NOTABLE_PERCENT = 5.0
 """An open alert's size that moves by so many points is worth a line in its history."""
+TOLD = ("direction", "baseline_ms", "now_ms", "size_percent", "inhibited")
+"""What such a line keeps of how the alert stood."""
 
 
 def fire(
@@ -63,7 +67,7 @@ def fire(
                 {**key, **values, **first},
             )
             assert cursor.lastrowid is not None
-            _note(store, cursor.lastrowid, "opened", text or _sentence(values))
+            _note(store, cursor.lastrowid, "opened", text or _sentence(values), values)
             return row(store, cursor.lastrowid), True
         number = int(open_one["id"])
         # It began when it first began, whatever a later look says.
@@ -78,7 +82,7 @@ def fire(
                 connection.execute(
                     "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (number,)
                 )
-                _note(store, number, "changed", text or _sentence(values))
+                _note(store, number, "changed", text or _sentence(values), values)
         return row(store, number), False
 
 
@@ -160,16 +164,57 @@ def rows(store: Store, resolved: int = 50) -> tuple[AlertRow, ...]:
     return (*open_rows(store), *(_row(one) for one in closed))
 
 
-def events(store: Store, number: int) -> list[AlertEvent]:
-    """Return an alert's history, oldest first."""
+def rows_at(store: Store, at: str, resolved: int = 50) -> tuple[AlertRow, ...]:
+    """Return the alerts as `rows` would have done at a moment.
+
+    How large an open one was is what its history had told last; NaN where it did not say.
+    """
+    with store.read():
+        still_open = store.rows(
+            """SELECT * FROM alerts WHERE opened_at <= ?1 AND (resolved_at = '' OR resolved_at > ?1)
+            ORDER BY (acknowledged_at <> '' AND acknowledged_at <= ?1), id DESC""",
+            (at,),
+        )
+        closed = store.rows(
+            """SELECT * FROM alerts WHERE state = 'resolved' AND resolved_at <= ?
+            ORDER BY resolved_at DESC, id DESC LIMIT ?""",
+            (at, resolved),
+        )
+        return (*(_open_then(store, one, at) for one in still_open), *map(_row, closed))
+
+
+def events(store: Store, number: int, until: str = "") -> list[AlertEvent]:
+    """Return an alert's history, oldest first; with a moment what was written up to then."""
     found = store.rows(
-        "SELECT alert_id, at, what, text FROM alert_events WHERE alert_id = ? ORDER BY id",
-        (number,),
+        """SELECT alert_id, at, what, text FROM alert_events
+        WHERE alert_id = ?1 AND (?2 = '' OR at <= ?2) ORDER BY id""",
+        (number, until),
     )
     return [
         AlertEvent(alert=one["alert_id"], at=one["at"], what=one["what"], text=one["text"])
         for one in found
     ]
+
+
+def _open_then(store: Store, found: sqlite3.Row, at: str) -> AlertRow:
+    """Return an alert as its history tells that it stood; what it does not tell is not known."""
+    told = store.row(
+        f"""SELECT {", ".join(TOLD)} FROM alert_events
+        WHERE alert_id = ? AND at <= ? AND size_percent IS NOT NULL ORDER BY id DESC LIMIT 1""",
+        (found["id"], at),
+    )
+    acknowledged = found["acknowledged_at"] if "" < found["acknowledged_at"] <= at else ""
+    unknown = {"baseline_ms": math.nan, "now_ms": math.nan, "size_percent": math.nan,
+               "inhibited": 0}  # fmt: skip
+    values = {
+        **dict(found),
+        **(dict(told) if told else unknown),
+        "state": "acknowledged" if acknowledged else "firing",
+        "acknowledged_at": acknowledged,
+        "resolved_at": "",
+        "reason": "",
+    }
+    return _row(values)
 
 
 def _is_notable(before: sqlite3.Row, values: dict[str, Any]) -> bool:
@@ -185,14 +230,18 @@ def _sentence(values: dict[str, Any]) -> str:
     )
 
 
-def _note(store: Store, number: int, what: str, text: str) -> None:
+def _note(
+    store: Store, number: int, what: str, text: str, values: Mapping[str, Any] | None = None
+) -> None:
+    told = {name: values[name] for name in TOLD} if values else {}
+    names = ["alert_id", "at", "what", "text", *told]
     store.connection.execute(
-        "INSERT INTO alert_events (alert_id, at, what, text) VALUES (?, ?, ?, ?)",
-        (number, now(), what, clean(text, 500)),
+        f"INSERT INTO alert_events ({', '.join(names)}) VALUES ({placeholders(len(names))})",
+        (number, now(), what, clean(text, 500), *told.values()),
     )
 
 
-def _row(found: sqlite3.Row) -> AlertRow:
+def _row(found: sqlite3.Row | Mapping[str, Any]) -> AlertRow:
     values: dict[str, Any] = dict(found)
     del values["told_percent"]
     return AlertRow(**{**values, "emulated": bool(values["emulated"])})
