@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from hdap_tui import moments
 from hdap_tui.context import Context
-from hdap_tui.moments import NothingYetError
 from hdap_tui.store import past
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.store.values import to_micros
@@ -50,15 +49,9 @@ def moment_of(context: Context, at: str) -> Moment:
         SettingsError: it is no time, or lies in the future.
         NothingYetError: nothing had been recorded by then.
     """
-    when = moments.parse(at)
-    began = past.first(context.store)
-    if not began or when < datetime.fromisoformat(began):
-        since = moments.said(datetime.fromisoformat(began)) if began else ""
-        more = f"the record begins at {since}." if began else '"hdap sweep" begins the record.'
-        raise NothingYetError(
-            f"Nothing had been recorded of this fleet by {moments.said(when)}; {more}"
-        )
-    return Moment(when)
+    moment = Moment(moments.parse(at))
+    past.check(context.store, moment.micros)
+    return moment
 
 
 def fleet_at(context: Context, moment: Moment) -> FleetSnapshot:

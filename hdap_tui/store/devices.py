@@ -131,6 +131,16 @@ def device_id(store: Store, name: str) -> int:
     return int(found["id"])
 
 
+def name_at(store: Store, name: str, at: int) -> str:
+    """Return what the device is called now that had a name at a moment, in microseconds."""
+    found = store.row(
+        """SELECT d.name FROM device_log l JOIN devices d ON d.id = l.device_id
+        WHERE l.name = ? AND l.at <= ? ORDER BY l.at DESC LIMIT 1""",
+        (name, at),
+    )
+    return str(found["name"]) if found else name
+
+
 def name_of(store: Store, number: int) -> str:
     """Return what the device of a number is called now."""
     found = store.row("SELECT name FROM devices WHERE id = ?", (number,))

@@ -11,19 +11,24 @@ import sqlite3
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
+from hdap_tui import moments
 from hdap_tui.fact_names import Facts
+from hdap_tui.moments import NothingYetError
 from hdap_tui.store import alerts, clusters, facts, models, rollups
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import AlertRow, ClusterMap, DeviceRow, FleetSnapshot, ModelRow
-from hdap_tui.store.values import from_micros, known
+from hdap_tui.store.values import from_micros, known, now, to_micros
 
 RECENT = 12
 """Latencies of a device that its line of the past shows as a trend."""
 STEPS = 200_000
 """The latest rounds that one can step through; earlier ones are reached by their time."""
+AFTER_S = 60
+"""Seconds after a round in which alerts and clusters that follow from it are written."""
 
 
 def snapshot(store: Store, fleet: str, at: int) -> FleetSnapshot:
@@ -56,16 +61,39 @@ def first(store: Store) -> str:
     return str(found["at"] or "") if found else ""
 
 
-def rounds(store: Store) -> array[int]:
-    """Return when rounds ended, in microseconds since 1970, in the order of time."""
-    from hdap_tui.store.values import to_micros
+def check(store: Store, at: int) -> None:
+    """Check that something had been recorded by a moment.
 
+    Raises:
+        NothingYetError: nothing had.
+    """
+    began = first(store)
+    if began and at >= to_micros(began):
+        return
+    more = '"hdap sweep" begins the record.'
+    if began:
+        more = f"the record begins at {moments.said(datetime.fromisoformat(began))}."
+    when = moments.said(datetime.fromisoformat(from_micros(at)))
+    raise NothingYetError(f"Nothing had been recorded of this fleet by {when}; {more}")
+
+
+def rounds(store: Store) -> array[int]:
+    """Return a moment after each of the latest rounds, in the order of time.
+
+    By then what followed from the round was written, and the next one had not begun.
+    """
     rows = store.rows(
-        """SELECT finished_at FROM sweeps WHERE finished_at IS NOT NULL
+        """SELECT started_at, finished_at FROM sweeps WHERE finished_at IS NOT NULL
         ORDER BY finished_at DESC LIMIT ?""",
         (STEPS,),
     )
-    return array("q", sorted(to_micros(row["finished_at"]) for row in rows))
+    found, following = array("q"), to_micros(now())
+    for row in rows:
+        ended = to_micros(row["finished_at"])
+        found.append(max(ended, min(ended + AFTER_S * 1_000_000, following - 1000)))
+        following = to_micros(row["started_at"])
+    found.reverse()
+    return array("q", sorted(found))
 
 
 _LOG = """

@@ -27,6 +27,7 @@ class DeviceScreen(HdapScreen):
     """Opens on top of a view; follows its device while it is open."""
 
     view = "device"
+    travels = True
     hints = (
         Hint("esc", "back", "app.back"),
         hint("bench", "bench"),
@@ -67,32 +68,32 @@ class DeviceScreen(HdapScreen):
             self._facts.update(Text(f"No device is called {clean(self.device, 60)}: press 1."))
             return
         self._tell(snapshot, row)
-        self._read()
+        self._read(self.until)
 
     def _tell(self, snapshot: FleetSnapshot, row: DeviceRow | None) -> None:
         if row is not None:
-            now, room = self.dash.now(), self._room
+            now, room = self.clock(), self._room
             text = device_facts(row, snapshot, now, self.palette, room)
             is_wide = self.size.width >= NARROW
             known = known_facts(row, self._moments, now, self.palette, room, brief=not is_wide)
             self._facts.update(Text("\n").join([text, known]) if known else text)
 
     @work(thread=True, exclusive=True, group="history", exit_on_error=False)
-    def _read(self) -> None:
+    def _read(self, until: int | None) -> None:
         source = self.dash.source
-        points, moments = source.history(self.device), source.moments(self.device)
+        points, moments = source.history(self.device, until), source.moments(self.device, until)
         self.post_message(HistoryRead(self.device, points, moments))
 
     @on(HistoryRead)
     def _show_history(self, message: HistoryRead) -> None:
         self._points, self._moments = message.points, message.moments
-        snapshot = self.dash.snapshot
+        snapshot = self.snapshot
         self._table.show(list(reversed(self._points)))
         if snapshot is not None:
             row = self._row(snapshot)
             self._tell(snapshot, row)
             baseline = row.baseline_ms if row else None
-            plot = history_plot(self._points, snapshot, baseline, self.dash.now())
+            plot = history_plot(self._points, snapshot, baseline, self.clock())
             self._chart.show(plot)
 
     @property
