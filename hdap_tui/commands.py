@@ -697,6 +697,15 @@ COMMANDS: tuple[Command, ...] = (
         long=True,
     ),
     Command(
+        "compact",
+        "Roll old measurements up to one row an hour, then a day, as [retention] in the settings"
+        " says; the watcher does it by itself.",
+        "H",
+        _action("retention:compact"),
+        (Parameter("dry-run", "Only say what would become what.", kind="flag"),),
+        long=True,
+    ),
+    Command(
         "doctor",
         "Check this machine, the settings, the database and the terminal.",
         "Y",

@@ -24,6 +24,11 @@ SPANS: Mapping[int, Span] = {0: "", HOUR: "hour", DAY: "day"}
 REMARKS = 8
 """Different remarks that a row keeps, the most frequent; the conditions of devices are theirs."""
 
+COLUMNS = (
+    "at, configuration, count, median_ms, low_ms, high_ms, contended, energy_mj, errors, remarks"
+)
+"""Columns of the table that make a `Rolled`."""
+
 Pair = tuple[int, int]
 """Numbers of a device and a model."""
 
@@ -91,7 +96,7 @@ def merge(store: Store, pair: Pair, span: int, rows: Iterable[Rolled]) -> int:
     with store.write() as connection:
         for (at, configuration), parts in buckets.items():
             there = store.row(
-                f"""SELECT {_COLUMNS} FROM rollups WHERE device_id = ? AND model_id = ?
+                f"""SELECT {COLUMNS} FROM rollups WHERE device_id = ? AND model_id = ?
                     AND span = ? AND at = ? AND configuration = ?""",
                 (*pair, span, at, configuration),
             )
@@ -124,7 +129,7 @@ def last(
     found: list[tuple[int, Rolled]] = []
     for span in (HOUR, DAY):
         rows = store.rows(
-            f"""SELECT {_COLUMNS} FROM rollups WHERE device_id = ? AND model_id = ? AND span = ?
+            f"""SELECT {COLUMNS} FROM rollups WHERE device_id = ? AND model_id = ? AND span = ?
                 AND at <= ? {"" if every else "AND configuration = ''"}
             ORDER BY at DESC LIMIT ?""",
             (*pair, span, _EVER if until is None else until, limit),
@@ -159,9 +164,6 @@ def point(rolled: Rolled, span: int, model: str) -> Point:
     )
 
 
-_COLUMNS = (
-    "at, configuration, count, median_ms, low_ms, high_ms, contended, energy_mj, errors, remarks"
-)
 _EVER = 2**62
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -206,6 +207,24 @@ async def test_the_past_looks_as_it_did(
     async with open_app(size=size) as hands:
         await gone_back(hands, BACK)
         snapshot(f"past-{size[0]}x{size[1]}", hands.text())
+
+
+async def test_a_history_says_what_of_it_is_rolled_up(
+    open_app: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FakeSource()
+    measured = source.history("edge-01")[-3:]
+    day = replace(measured[0], at="2026-10-02T00:00:00+00:00", span="day", count=24, failed=2)
+    monkeypatch.setattr(source, "history", lambda *_: [day, *measured])
+    async with open_app(source, size=(160, 48)) as hands:
+        await hands.press("enter")
+        await hands.until(lambda: hands.view == "device")
+        await hands.idle()
+        text = hands.text()
+        assert "29 measurements, the oldest as 1 points" in text
+        line = next(line for line in text.splitlines() if "10-02 00:00" in line)
+        assert "1 day, 24 measurements, 2 failed" in line
+        assert " … " in line
 
 
 # Without a screen
