@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -27,6 +28,8 @@ def alert_sentence(alert: AlertRow) -> str:
         return f"{subject} has become uneven"
     if alert.kind == "migration":
         return f"{subject} behaves like another cluster now"
+    if not math.isfinite(alert.size_percent):
+        return f"{subject} has become {way}, by how much is not known"
     how = {"step": "at once", "ramp": "slowly"}.get(alert.kind, "")
     return f"{subject} has become {abs(alert.size_percent):.1f} % {way} {how}".rstrip()
 

@@ -101,6 +101,9 @@ _MODEL = Parameter("model", "Name or digest of the model.", positional=True, req
 _DEVICE = Parameter("device", "Name of the device.", positional=True, required=True)
 _YES = Parameter("yes", "Do not ask.", kind="flag")
 _DETACH = Parameter("detach", "Start it and return at once.", kind="flag")
+_AT = Parameter(
+    "at", 'As it was then: 2026-11-28T10:00, "2 hours ago", -2h, yesterday; local time.'
+)
 _INPUT = Parameter("input", "Read this CSV table in place of the fleet.", kind="path")
 
 
@@ -114,7 +117,7 @@ COMMANDS: tuple[Command, ...] = (
         "Show the fleet: state, latency, cluster and drift of every device.",
         "1",
         _action("devices:list_devices"),
-        (SELECT, Parameter("columns", "What to show, apart by commas: state,board,kernel.")),
+        (SELECT, Parameter("columns", "What to show, apart by commas: state,board,kernel."), _AT),
         view="fleet",
     ),
     Command(
@@ -122,7 +125,7 @@ COMMANDS: tuple[Command, ...] = (
         "Show one device: its facts and the history of its latency.",
         "enter",
         _action("devices:show"),
-        (_DEVICE, Parameter("limit", "How many measurements.", kind="integer", default=50)),
+        (_DEVICE, Parameter("limit", "How many measurements.", kind="integer", default=50), _AT),
         subject="device",
         view="device",
     ),
@@ -329,6 +332,7 @@ COMMANDS: tuple[Command, ...] = (
             Parameter(
                 "anew", "Do not wait until rounds agree: cluster the newest latencies.", kind="flag"
             ),
+            _AT,
         ),
         view="map",
     ),
@@ -361,7 +365,7 @@ COMMANDS: tuple[Command, ...] = (
         "Show the alerts.",
         "3",
         _action("alerts:list_alerts"),
-        (Parameter("all", "Those that a wider alert stands for, too.", kind="flag"),),
+        (Parameter("all", "Those that a wider alert stands for, too.", kind="flag"), _AT),
         view="alerts",
     ),
     Command(
@@ -812,6 +816,15 @@ COMMANDS: tuple[Command, ...] = (
                 positional=True,
             ),
         ),
+        long=True,
+    ),
+    Command(
+        "compact",
+        "Roll old measurements up to one row an hour, then a day, as [retention] in the settings"
+        " says; the watcher does it by itself.",
+        "f10",
+        _action("retention:compact"),
+        (Parameter("dry-run", "Only say what would become what.", kind="flag"),),
         long=True,
     ),
     Command(

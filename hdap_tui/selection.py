@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hdap_tui.config.fields import FIELDS
@@ -76,6 +76,27 @@ def records(
         | stored.get(device.name, _NEVER_SEEN)
         for device in devices
     }
+
+
+def select_rows(
+    rows: Sequence[DeviceRow], expression: str | None, devices: Mapping[str, Device]
+) -> tuple[DeviceRow, ...]:
+    """Return the lines of a fleet table that an expression names, in their order.
+
+    `devices` are those of the settings by name; a line of the past may be of none of them.
+
+    Raises:
+        SettingsError: the expression makes no sense, or names nothing.
+    """
+    wanted = parse(expression or "")
+    if not wanted.fields:
+        return tuple(rows)
+    chosen = tuple(
+        row for row in rows if wanted.matches(row_record(row, wanted.fields, devices.get(row.name)))
+    )
+    if not chosen:
+        raise SettingsError(f"no device matches {clean(expression, 200)}.")
+    return chosen
 
 
 def known_values(devices: Iterable[Device]) -> dict[str, frozenset[str]]:

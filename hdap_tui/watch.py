@@ -24,8 +24,9 @@ from hdap_tui.measuring import Measuring
 from hdap_tui.notify import messages
 from hdap_tui.notify.sender import Sender
 from hdap_tui.probing import probe
-from hdap_tui.store import activity, facts, measurements
+from hdap_tui.store import activity, facts, measurements, retention
 from hdap_tui.store.records import AlertRow, ModelRow
+from hdap_tui.store.retention import Cuts
 
 _LOOK_S = 1.0
 
@@ -38,6 +39,8 @@ class Watcher:
         self.settings, self.store = context.settings, context.store
         self.measuring = Measuring(context)
         self.sender = Sender(self.settings, self.store)
+        self._tidied = Cuts()
+        """Up to where all was rolled up that is old."""
 
     def run(
         self,
@@ -143,12 +146,24 @@ class Watcher:
         jitter = self.settings.watch.jitter
         end = time.monotonic() + seconds * random.uniform(1 - jitter, 1 + jitter)
         self._say(f"next round in {seconds:.0f} s", seconds + 30)
+        self._tidy(lambda: time.monotonic() >= end or cancelled())
         look = time.monotonic() + _LOOK_S
         while time.monotonic() < end and not cancelled():
             time.sleep(0.1)
             if time.monotonic() > look:
                 look = time.monotonic() + _LOOK_S
                 self._tell()  # a silence may be over
+
+    def _tidy(self, is_over: Callable[[], bool]) -> None:
+        """Roll old measurements up while nothing is measured; what is left is for the next time."""
+        own = self.settings.retention
+        cut = retention.cuts(self.store, own.full_days, own.hourly_days)
+        if cut == self._tidied:
+            return
+        for _ in retention.compact(self.store, cut, is_over):
+            pass
+        if not is_over():
+            self._tidied = cut
 
     def _say(self, text: str, valid_s: float = 600.0) -> None:
         activity.set_activity(self.store, text, valid_s)

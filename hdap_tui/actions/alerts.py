@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 
+from hdap_tui.actions.past import UNKNOWN, moment_of
 from hdap_tui.alert_words import document, is_quiet_now, open_until, postable
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.drifting import accept as accept_level
@@ -18,11 +20,17 @@ _RESOLVED_FOR = timedelta(days=1)
 """How long Alertmanager is told of an alert that has resolved."""
 
 
-def list_alerts(context: Context, all: bool = False) -> Outcome:
-    """Show the open alerts, then the latest resolved ones; those beneath others where asked."""
-    rows = alerts.rows(context.store)
+def list_alerts(context: Context, all: bool = False, at: str | None = None) -> Outcome:
+    """Show the open alerts, then the latest resolved ones; those beneath others where asked.
+
+    With a moment as they were then.
+    """
+    moment = None if at is None else moment_of(context, at)
+    if moment is None:
+        rows, now = alerts.rows(context.store), datetime.now(UTC)
+    else:
+        rows, now = alerts.rows_at(context.store, moment.utc), datetime.fromisoformat(moment.utc)
     listed = [row for row in rows if all or row.inhibited_by is None or row.state == "resolved"]
-    now = datetime.now(UTC)
     shown = Table(
         ("alert", "state", "about", "kind", "size", "baseline", "now", "since", "model"),
         tuple(
@@ -31,31 +39,31 @@ def list_alerts(context: Context, all: bool = False) -> Outcome:
                 _state(r, now),
                 _about(r),
                 r.kind if r.kind == "migration" else f"{r.kind} {r.direction}",
-                f"{r.size_percent:+.1f} %",
-                f"{r.baseline_ms:.3f} ms",
-                f"{r.now_ms:.3f} ms",
+                _known(r.size_percent, "{:+.1f} %"),
+                _known(r.baseline_ms, "{:.3f} ms"),
+                _known(r.now_ms, "{:.3f} ms"),
                 r.onset_at[:19],
                 r.model,
             )
             for r in listed
         ),
     )
-    watched = {
-        word: [d.name for d in devices.rows(context.store) if d.watched == word]
-        for word in ("learning", "no data")
-    }
-    text = "" if listed else "No alerts."
-    every = len(context.settings.devices)
-    text += "".join(f"\n{w}: {len(n)} of {every} devices" for w, n in watched.items() if n)
+    said = [moment.sentence if moment else "", "" if listed else "No alerts."]
+    watched: dict[str, list[str]] = {}
+    if moment is None:
+        every = devices.rows(context.store)
+        for word in ("learning", "no data"):
+            names = [device.name for device in every if device.watched == word]
+            watched[word.replace(" ", "_")] = names
+            said += [f"{word}: {len(names)} of {len(every)} devices"] if names else []
     return Outcome(
         # For a program all of them, whatever stands for them.
         data={
+            **({"as_of": moment.document} if moment else watched),
             "alerts": [document(r) for r in rows],
-            "learning": watched["learning"],
-            "no_data": watched["no data"],
         },
         table=shown if listed else None,
-        text=text.strip(),
+        text="\n".join(filter(None, said)),
     )
 
 
@@ -138,6 +146,10 @@ def _state(row: AlertRow, now: datetime) -> str:
     quiet = [f"silenced until {row.silenced_until[:16]}"] if is_quiet_now(row, now) else []
     quiet += [f"beneath {row.inhibited_by}"] if row.inhibited_by is not None else []
     return row.state if row.state == "resolved" else ", ".join([row.state, *quiet])
+
+
+def _known(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else UNKNOWN
 
 
 def _about(row: AlertRow) -> str:

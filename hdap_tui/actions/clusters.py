@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hdap_tui import library
+from hdap_tui.actions.past import Moment, moment_of
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
 from hdap_tui.names import cluster_letter
@@ -23,12 +24,20 @@ def clusters(
     facts: str | None = None,
     assign: Path | None = None,
     anew: bool = False,
+    at: str | None = None,
 ) -> Outcome:
     """Show the clusters of the fleet, or of a table of devices and latencies."""
+    if input is not None and at is not None:
+        raise SettingsError("--at is about the fleet: leave out --input.")
     if input is not None:
         return _of_table(input, eps_percent, min_samples, facts, assign)
     if facts is not None or assign is not None:
         raise SettingsError("--facts and --assign are about a table: name it with --input.")
+    if at is not None:
+        if anew or eps_percent is not None or min_samples is not None:
+            raise SettingsError("--at shows what was found then: leave the other options out.")
+        moment = moment_of(context, at)
+        return _shown(context, kept.at(context.store, moment.utc), moment)
     found = kept.latest(context.store)
     if anew or eps_percent is not None or min_samples is not None:
         from hdap_tui.clustering import cluster_fleet
@@ -42,8 +51,16 @@ def clusters(
             )  # fmt: skip
         except ValueError as error:
             raise SettingsError(str(error)) from error
+    return _shown(context, found)
+
+
+def _shown(context: Context, found: ClusterMap, moment: Moment | None = None) -> Outcome:
+    document = _document(found, context)
+    said = ""
+    if moment is not None:
+        document, said = {**document, "as_of": moment.document}, f"{moment.sentence}\n"
     if not found.devices:
-        return Outcome(data=_document(found, context), text='Not clustered yet; "hdap sweep" does.')
+        return Outcome(data=document, text=f'{said}Not clustered yet; "hdap sweep" does.')
     noise = [d for d, label in zip(found.devices, found.labels, strict=True) if label < 0]
     rows = [
         (cluster_letter(c.id), str(c.size), context.shown(c.representative), c.note)
@@ -51,11 +68,10 @@ def clusters(
     ]
     if noise:
         rows.append(("noise", str(len(noise)), "", ", ".join(map(context.shown, noise))))
-    document = _document(found, context)
     return Outcome(
         data=document,
         table=Table(("cluster", "devices", "representative", ""), tuple(rows)),
-        text=f"{_figures(document)}, {found.at[:19]}",
+        text=f"{said}{_figures(document)}, {found.at[:19]} UTC",
     )
 
 

@@ -7,23 +7,30 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hdap_tui.actions.fact_words import change_words, columns_of, moment_document, title, word_of
+from hdap_tui.actions.past import UNKNOWN, Moment, fleet_at, moment_of
 from hdap_tui.config.fields import FIELDS
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.fact_names import NAMES, shown
+from hdap_tui.moments import NothingYetError, said
 from hdap_tui.names import cluster_letter
-from hdap_tui.selection import row_record
+from hdap_tui.selection import row_record, select_rows
 from hdap_tui.store import devices as table
 from hdap_tui.store import facts, measurements
-from hdap_tui.store.records import DeviceRow
+from hdap_tui.store.records import DeviceRow, Point
 from hdap_tui.store.snapshot import snapshot
 from hdap_tui.text import clean
 
 
 def list_devices(
-    context: Context, select: str | None = None, columns: str | None = None
+    context: Context,
+    select: str | None = None,
+    columns: str | None = None,
+    at: str | None = None,
 ) -> Outcome:
     """Show the fleet: state, latency, cluster and drift of every device, or chosen columns."""
     names = columns_of(columns, FIELDS) if columns else None
+    if at is not None:
+        return _list_at(context, select, names, moment_of(context, at))
     chosen = {device.name for device in context.select(select)}
     table.sync(context.store, context.settings.devices)
     rows = [r for r in snapshot(context.store, context.settings.name).devices if r.name in chosen]
@@ -34,19 +41,48 @@ def list_devices(
     )
 
 
-def show(context: Context, device: str, limit: int = 50) -> Outcome:
+def _list_at(
+    context: Context, select: str | None, names: Sequence[str] | None, moment: Moment
+) -> Outcome:
+    known = {device.name: device for device in context.settings.devices}
+    rows = select_rows(fleet_at(context, moment).devices, select, known)
+    return Outcome(
+        data={
+            "fleet": context.settings.name,
+            "as_of": moment.document,
+            "devices": [document(r) for r in rows],
+        },
+        table=_chosen(context, rows, names) if names else _usual(rows, "measured (UTC)"),
+        text=f"{moment.sentence}\n{_counted(rows)}",
+    )
+
+
+def show(context: Context, device: str, limit: int = 50, at: str | None = None) -> Outcome:
     """Show one device with the history of its latency and its latest conditions."""
-    context.settings.device(device)
-    table.sync(context.store, context.settings.devices)
-    rows = snapshot(context.store, context.settings.name).devices
-    row = next(r for r in rows if r.name == device)
-    points = measurements.history(context.store, device, limit=limit, every=True)
-    latest = measurements.details(context.store, device)
+    moment = None if at is None else moment_of(context, at)
+    if moment is None:
+        context.settings.device(device)
+        table.sync(context.store, context.settings.devices)
+        rows = snapshot(context.store, context.settings.name).devices
+    else:
+        rows = fleet_at(context, moment).devices
+    row = next((r for r in rows if r.name == device), None)
+    if row is None:
+        assert moment is not None
+        raise NothingYetError(
+            f"No device was called {clean(device, 63)} at {said(moment.when)}, or nothing of it "
+            "had been recorded."
+        )
+    until = None if moment is None else moment.micros
+    now_called = table.name_of(context.store, row.id)
+    points = measurements.history(context.store, now_called, limit=limit, every=True, until=until)
+    latest = measurements.details(context.store, now_called) if moment is None else []
     off = latest[0]["remarks"] if latest else ()
-    moments = facts.history(context.store, device)
+    moments = facts.history(context.store, now_called, until=moment.utc if moment else "")
     return Outcome(
         data={
             **document(row),
+            **({} if moment is None else {"as_of": moment.document}),
             "fact_changes": [moment_document(m) for m in moments],
             "conditions": latest[0]["conditions"] if latest else {},
             "history": [
@@ -61,26 +97,45 @@ def show(context: Context, device: str, limit: int = 50) -> Outcome:
                     "energy_mj": p.energy_mj,
                     "remarks": list(p.remarks),
                     "error": p.error,
+                    "rolled_up": p.span or None,
+                    "count": p.count,
+                    "failed": p.failed,
                 }
                 for p in points
             ],
         },
         table=Table(
-            ("when", "model", "median", "95 % interval", "energy", ""),
-            tuple(
-                (
-                    p.at[:19],
-                    p.model + (f" ({p.configuration})" if p.configuration else ""),
-                    _ms(p.median_ms if not p.error else None),
-                    "" if p.error else f"{p.low_ms:.3f} to {p.high_ms:.3f} ms",
-                    "" if p.energy_mj is None else f"{p.energy_mj:.3g} mJ",
-                    p.error or "; ".join(p.remarks),
-                )
-                for p in points
-            ),
+            ("when (UTC)", "model", "median", "95 % interval", "energy", ""),
+            tuple(_point_row(p) for p in points),
             title=device + (" (emulated)" if row.emulated else ""),
         ),
-        text="\n".join(filter(None, (row.detail, *_off(off, latest), *_facts_lines(row, moments)))),
+        text="\n".join(
+            filter(
+                None,
+                (
+                    moment.sentence if moment else "",
+                    row.detail,
+                    *_off(off, latest),
+                    *_facts_lines(row, moments),
+                ),
+            )
+        ),
+    )
+
+
+def _point_row(point: Point) -> tuple[str, ...]:
+    said = [point.error] if point.error else list(point.remarks)
+    if point.span:  # its ends are no interval of the median
+        some = f", {point.failed} failed" if point.failed else ""
+        said.insert(0, f"rolled up, 1 {point.span}: {point.count} measurements{some}")
+    interval = "lowest {:.3f}, highest {:.3f} ms" if point.span else "{:.3f} to {:.3f} ms"
+    return (
+        point.at[:19],
+        point.model + (f" ({point.configuration})" if point.configuration else ""),
+        _ms(point.median_ms if not point.error else None),
+        "" if point.error else interval.format(point.low_ms, point.high_ms),
+        "" if point.energy_mj is None else f"{point.energy_mj:.3g} mJ",
+        "; ".join(said),
     )
 
 
@@ -91,24 +146,32 @@ def _off(remarks: Sequence[str], latest: Sequence[dict[str, Any]]) -> list[str]:
     return [f"The measurement of {latest[0]['at'][:19]}: " + "; ".join(remarks) + "."]
 
 
-def _usual(rows: Sequence[DeviceRow]) -> Table:
+def _usual(rows: Sequence[DeviceRow], measured: str = "measured") -> Table:
     return Table(
-        ("device", "state", "model", "latency", "change", "cluster", "alert", "measured", ""),
+        ("device", "state", "model", "latency", "change", "cluster", "alert", measured, ""),
         tuple(_row(r) for r in rows),
     )
 
 
 def _chosen(context: Context, rows: Sequence[DeviceRow], names: Sequence[str]) -> Table:
-    lines = []
+    lines, known = [], {device.name: device for device in context.settings.devices}
     for row in rows:
-        record = row_record(row, names, context.settings.device(row.name))
+        record = row_record(row, names, known.get(row.name))
         words = (clean(word_of(name, record[name]), 48) for name in names)
-        lines.append((context.shown(row.name), *words))
+        lines.append((f"{row.name} (emulated)" if row.emulated else row.name, *words))
     return Table(("device", *map(title, names)), tuple(lines))
 
 
 def document(row: DeviceRow) -> dict[str, Any]:
-    """Return a device as the JSON that the command line prints."""
+    """Return a device as the JSON that the command line prints; null is what nobody knows."""
+    if row.past:
+        return {**_document(row), "stage": None, "model": row.model or None,
+                "model_digest": row.model_digest or None, "seen_at": None,
+                "facts": dict(row.facts) or None}  # fmt: skip
+    return _document(row)
+
+
+def _document(row: DeviceRow) -> dict[str, Any]:
     return {
         "name": row.name,
         "emulated": row.emulated,
@@ -125,6 +188,7 @@ def document(row: DeviceRow) -> dict[str, Any]:
         "high_ms": row.high_ms,
         "contended": row.contended,
         "measured_at": row.measured_at,
+        "rolled_up": row.span or None,
         "baseline_ms": row.baseline_ms,
         "change_percent": row.change_percent,
         "cluster": row.cluster,
@@ -146,17 +210,18 @@ def _facts_lines(row: DeviceRow, moments: Sequence[facts.Moment]) -> Iterator[st
 
 
 def _row(row: DeviceRow) -> tuple[str, ...]:
-    interval = ""
-    if row.low_ms is not None and row.high_ms is not None and row.low_ms > 0:
+    interval = f" (1 {row.span})" if row.span else ""
+    if row.low_ms is not None and row.high_ms is not None and row.low_ms > 0 and not row.span:
         interval = f" ({row.low_ms:.3f} to {row.high_ms:.3f})"
     number = row.cluster
     cluster = "" if number is None else "noise" if number < 0 else cluster_letter(number)
+    unknown = UNKNOWN if row.past else ""
     return (
         row.name,
         ": ".join(word for word in (row.state, row.stage or row.error) if word),
-        row.model,
+        row.model or unknown,
         _ms(row.latency_ms) + interval,
-        "" if row.change_percent is None else f"{row.change_percent:+.1f} %",
+        unknown if row.change_percent is None else f"{row.change_percent:+.1f} %",
         cluster + (" *" if row.representative else ""),
         row.alert or (row.watched if row.watched != "ok" else ""),
         row.measured_at[:19],
@@ -164,7 +229,7 @@ def _row(row: DeviceRow) -> tuple[str, ...]:
     )
 
 
-def _counted(rows: list[DeviceRow]) -> str:
+def _counted(rows: Sequence[DeviceRow]) -> str:
     states = Counter(row.state for row in rows)
     emulated = sum(row.emulated for row in rows)
     said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

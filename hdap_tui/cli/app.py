@@ -14,7 +14,7 @@ import click
 
 from hdap_tui import __version__
 from hdap_tui.cli import diagnostics, output
-from hdap_tui.commands import COMMANDS, Command, Parameter
+from hdap_tui.commands import BY_NAME, COMMANDS, Command, Parameter
 from hdap_tui.context import Context, nobody, silent_stage
 from hdap_tui.errors import ExitCode, RefusedError, UserError
 
@@ -104,13 +104,18 @@ def _group(name: str, text: str) -> click.Group:
     @click.group(name, invoke_without_command=True, help=text)
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.pass_context
-    def group(context: click.Context, as_json: bool) -> int | None:
+    def group(context: click.Context, /, as_json: bool, **given: Any) -> int | None:
         if context.invoked_subcommand is not None:
+            if any(value is not None for value in given.values()):
+                raise click.UsageError(f"write --at behind {name} {context.invoked_subcommand}.")
             return None
         default = group.commands[_DEFAULTS.get(name, "list")]
         arguments = {p.name: p.default for p in default.params if p.name != "as_json"}
-        return int(context.invoke(default, as_json=as_json, **arguments))
+        return int(context.invoke(default, as_json=as_json, **{**arguments, **given}))
 
+    usual = BY_NAME[f"{name} {_DEFAULTS.get(name, 'list')}"]
+    # "hdap alerts --at yesterday" is what one types.
+    group.params += [_build_parameter(p) for p in usual.parameters if p.name == "at"]
     return group
 
 

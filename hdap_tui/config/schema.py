@@ -225,6 +225,21 @@ class Watch(Section, frozen=True):
     """Share of the time between rounds by which each is moved at random."""
 
 
+class Retention(Section, frozen=True):
+    """How long measurements are kept as they are. Days are those on which something was measured.
+
+    Alerts, deployments, rounds, facts and the newest measurement of each device and model are
+    kept for ever.
+    """
+
+    full_days: Whole = 30
+    """Days for which every measurement is kept in full, and every clustering; before them one row
+    an hour and the last clustering of a day. 0: for ever."""
+    hourly_days: Whole = 365
+    """Days for which there is at least one row an hour; before them one row a day and the last
+    clustering of a month. 0: for ever."""
+
+
 class Clusters(Section, frozen=True):
     """Which devices count as alike."""
 
@@ -559,6 +574,7 @@ class File(Section, frozen=True):
     models: tuple[ModelEntry, ...] = DEFAULT_MODELS
     benchmark: Benchmark = Benchmark()
     watch: Watch = Watch()
+    retention: Retention = Retention()
     clusters: Clusters = Clusters()
     drift: Drift = Drift()
     alerts: Alerts = Alerts()

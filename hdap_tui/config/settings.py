@@ -77,6 +77,7 @@ class Settings:
     models: tuple[Model, ...]
     benchmark: schema.Benchmark
     watch: schema.Watch
+    retention: schema.Retention
     clusters: schema.Clusters
     drift: schema.Drift
     alerts: schema.Alerts
@@ -245,6 +246,7 @@ def settle(file: schema.File, source: Source) -> Settings:
         models=(),
         benchmark=file.benchmark,
         watch=file.watch,
+        retention=file.retention,
         clusters=file.clusters,
         drift=file.drift,
         alerts=file.alerts,
@@ -268,6 +270,7 @@ def settle(file: schema.File, source: Source) -> Settings:
 def _check_together(file: schema.File, source: Source) -> None:
     """Check what one key allows another."""
     bench, drift, compression = file.benchmark, file.drift, file.compression
+    kept = file.retention
     canary = bench.canary
     low = canary.blocks_min or bench.blocks_min
     high = canary.blocks_max or bench.blocks_max
@@ -293,6 +296,11 @@ def _check_together(file: schema.File, source: Source) -> None:
             drift.clear_percent > drift.effect_percent,
             f"is {drift.clear_percent:g}; it must be at most effect_percent "
             f"({drift.effect_percent:g}), or an alert would resolve as it opens.",
+        ),
+        (
+            ("retention", "hourly_days"),
+            0 < kept.hourly_days < kept.full_days,
+            f"is {kept.hourly_days}; it must be at least full_days ({kept.full_days}), or 0.",
         ),
         (
             ("lab", "base_port"),

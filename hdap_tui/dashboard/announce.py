@@ -20,7 +20,7 @@ def news(before: FleetSnapshot | None, after: FleetSnapshot) -> Iterator[tuple[s
     """Yield a sentence and its weight for what is worth interrupting somebody."""
     if before is None:
         return
-    known = {alert.id for alert in before.alerts if alert.fired_at and not alert.is_quiet}
+    known = {a.id for a in before.alerts if a.state != "pending" and not a.is_quiet}
     fresh = [
         a for a in after.alerts if a.id not in known and a.state == "firing" and not a.is_quiet
     ]

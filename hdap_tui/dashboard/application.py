@@ -21,17 +21,27 @@ from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
+from hdap_tui import moments
 from hdap_tui.commands import COMMANDS
 from hdap_tui.dashboard import announce
 from hdap_tui.dashboard.desk import Desk
 from hdap_tui.dashboard.formats import utc_now
 from hdap_tui.dashboard.grammar import Call, Selection
-from hdap_tui.dashboard.messages import Asked, Polled, PollFailed, TaskEnded, TaskMoved, Wanted
+from hdap_tui.dashboard.messages import (
+    Asked,
+    PastRead,
+    Polled,
+    PollFailed,
+    TaskEnded,
+    TaskMoved,
+    Wanted,
+)
 from hdap_tui.dashboard.notices import Notice
 from hdap_tui.dashboard.screens.base import HdapScreen, TableView
 from hdap_tui.dashboard.screens.fleet import FleetScreen
 from hdap_tui.dashboard.source import Source
 from hdap_tui.dashboard.theme import ANSI, DARK, palette, pick_look
+from hdap_tui.dashboard.travel import Travel
 from hdap_tui.errors import UserError
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.text import clean
@@ -72,6 +82,11 @@ class HdapApp(App[None]):
         Binding("slash", "filter", "filter the table", show=False),
         Binding("question_mark", "help", "all keys and commands", show=False),
         Binding("escape", "back", "one step back", show=False),
+        Binding("left_square_bracket", "step(-1)", "back by a round", show=False),
+        Binding("right_square_bracket", "step(1)", "on by a round", show=False),
+        Binding("left_curly_bracket", "jump(-3600)", "back by an hour", show=False),
+        Binding("right_curly_bracket", "jump(3600)", "on by an hour", show=False),
+        Binding("backspace", "live", "back to what is live", show=False),
         Binding("v", "result", "show the latest result again", show=False),
         Binding("C", "stop", "stop the commands that run here", show=False),
         Binding("q", "quit", "quit; jobs go on", show=False),
@@ -90,6 +105,7 @@ class HdapApp(App[None]):
         self._said = ""
         self.marks: frozenset[str] = frozenset()
         self.desk = Desk(self)
+        self.travel = Travel()
         self.fatal: UserError | None = None
         self._version = -1
         self._watch_at_start = watch
@@ -220,6 +236,75 @@ class HdapApp(App[None]):
                 str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             )
             self.say(text, "error")
+
+    # ------------------------------------------------------------------------------ the past
+
+    def action_step(self, count: int) -> None:
+        """Show the fleet after the round before or after."""
+        was_live = self.travel.is_live
+        self.travel.step(count)
+        self._travelled(was_live)
+
+    def action_jump(self, seconds: float) -> None:
+        """Show the fleet as it was some time earlier or later."""
+        was_live = self.travel.is_live
+        self.travel.jump(seconds, self.now())
+        self._travelled(was_live)
+
+    def action_live(self) -> None:
+        """Show what is live again."""
+        was_live = self.travel.is_live
+        self.travel.live()
+        self._travelled(was_live)
+
+    def travel_to(self, text: str) -> None:
+        """Show the fleet as it was at the moment that a text means.
+
+        Raises:
+            SettingsError: it means none.
+        """
+        self.travel.wanted = round(moments.parse(text, self.now()).timestamp() * 1e6)
+        self._travelled()
+
+    def _travelled(self, was_live: bool = True) -> None:
+        self._show_data()
+        travel = self.travel
+        if travel.is_live and not was_live:
+            self.say("Live again.")
+        if travel.is_behind and not travel.reading:
+            travel.reading = True
+            self._read_past(travel.wanted, travel.rounds is None)
+
+    @work(thread=True, group="past", exit_on_error=False)
+    def _read_past(self, at: int | None, with_rounds: bool) -> None:
+        source = self.source
+        try:
+            rounds = source.rounds() if with_rounds else None
+            snapshot = source.past(at) if at is not None else None
+            self.post_message(PastRead(at, snapshot, rounds))
+        except Exception as error:
+            self.post_message(PastRead(at, error=error))
+
+    @on(PastRead)
+    def _past_read(self, message: PastRead) -> None:
+        travel = self.travel
+        travel.reading = False
+        if travel.is_live:
+            return
+        if message.error is not None:
+            known = isinstance(message.error, UserError)
+            self.say(f"{'' if known else 'The past cannot be read: '}{message.error}", "warning")
+            if not known:
+                log.error("the past cannot be read", exc_info=message.error)
+            travel.give_up()
+        elif message.rounds is not None:
+            travel.take_rounds(message.rounds)
+            if not message.rounds:
+                self.say("No round has been finished yet.")
+                travel.live()
+        if message.at is not None and message.snapshot is not None:
+            travel.take(message.at, message.snapshot)
+        self._travelled()
 
     # ------------------------------------------------------------------------------ commands
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hdap_tui.actions.fact_words import columns_of
-from hdap_tui.commands import BY_NAME
+from hdap_tui.commands import BY_NAME, Command
 from hdap_tui.dashboard import announce, questions
 from hdap_tui.dashboard.formats import bar
 from hdap_tui.dashboard.grammar import WORDS, Call, Selection, fill, parse
@@ -75,6 +75,9 @@ class Desk:
         if command.dangerous and app.read_only:
             app.say(f"{command.name} is refused: the fleet is read-only (fleet.toml).", "warning")
             return
+        if not app.travel.is_live and _acts_on_selection(command):
+            app.say(f"{command.name} is for what is live: press l to come back.", "warning")
+            return
         chosen = app.selection()
         try:
             filled = fill(call, chosen, typed)
@@ -87,6 +90,8 @@ class Desk:
             missing = filled.missing
             option = "" if missing.positional else f"--{missing.name} "
             app.action_prompt(f"{filled.text} {option}")
+        elif command.view and "at" in call.given and set(call.given) <= {command.subject, "at"}:
+            self._travel(filled)
         elif command.view and set(call.given) <= {command.subject}:
             app.open_view(command.view, filled)
         elif command.name == "jobs follow":
@@ -156,6 +161,14 @@ class Desk:
         stop = [Piece(" C ", "key", "app.stop"), Piece("stop ", "muted", "app.stop")]
         return left, [Piece(more, "muted"), *stop]
 
+    def _travel(self, call: Call) -> None:
+        try:
+            self._app.travel_to(str(call.given["at"]))
+        except UserError as error:
+            self._app.say(str(error), "warning")
+        else:
+            self._app.open_view(call.command.view, call)
+
     def _choose_columns(self, text: str) -> None:
         """Show facts as columns of the fleet table; without a name none."""
         app = self._app
@@ -191,3 +204,10 @@ class Desk:
         severity = "information" if outcome.exit_code == ExitCode.DONE else "warning"
         first = text.partition("\n")[0] or f"{task.name}: done."
         self._app.say(first + (" Press v to see it all." if big else ""), severity)
+
+
+def _acts_on_selection(command: Command) -> bool:
+    """Say whether a command does something with what is selected, which is not there any more."""
+    return command.dangerous or (
+        command.subject in {"devices", "device", "alert"} and not command.view
+    )

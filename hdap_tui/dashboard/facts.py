@@ -92,9 +92,10 @@ def device_facts(
         title.append("  ")
         title.append(" EMULATED ", palette["badge"])
     alerts = [a for a in snapshot.alerts if a.subject == row.name and a.state != "resolved"]
+    unknown = "not known of then" if row.past else "–"
     facts: list[tuple[str, str | Text]] = [
         ("state", Text(state_sentence(row, now), style=palette[row.state])),
-        ("model", f"{clean(row.model, 60) or '–'} {row.model_digest[:12]}".rstrip()),
+        ("model", f"{clean(row.model, 60) or unknown} {row.model_digest[:12]}".rstrip()),
         ("latency", _latency(row, palette)),
         ("baseline", _baseline(row)),
         ("cluster", cluster_words(row, snapshot.map, palette)),
@@ -142,6 +143,8 @@ def state_sentence(row: DeviceRow, now: datetime) -> str:
             return f"ok, reached {seen} ago" if seen else "ok"
         case "busy":
             return f"busy: {clean(row.stage, 80) or 'being measured'}"
+        case "unknown" if row.past:
+            return "not known of then"
         case "unknown":
             return "not reached yet: press c to connect"
     why = ": ".join(clean(part, 160) for part in (row.error, row.detail) if part)
@@ -150,6 +153,8 @@ def state_sentence(row: DeviceRow, now: datetime) -> str:
 
 def cluster_words(row: DeviceRow, clustering: ClusterMap, palette: Palette) -> Text:
     """Return a device's cluster: letter, what tells it apart, whether it stands for it."""
+    if row.cluster is None and row.past:
+        return Text("not clustered by then", style=palette["muted"])
     if row.cluster is None:
         return Text("not clustered yet: press s for a sweep", style=palette["muted"])
     text = Text()
@@ -289,6 +294,8 @@ def _latency(row: DeviceRow, palette: Palette) -> Text:
 
 
 def _baseline(row: DeviceRow) -> str:
+    if row.past:
+        return "not known of then"
     if row.watched == "no data":
         return "no data: it has not answered in the last rounds"
     if row.baseline_ms is None:

@@ -29,7 +29,7 @@ def history_plot(
     ys = [math.nan if p.error else p.median_ms for _, p in known]
     return Plot(
         title="latency, ms",
-        notes=(count(len(known), "measurement"),),
+        notes=(_counted([p for _, p in known]),),
         series=(Series(xs, ys),),
         marks=tuple(_changes(xs, [p for _, p in known])[-MARKS:]),
         crosses=tuple(x for x, (_, p) in zip(xs, known, strict=True) if p.error),
@@ -37,6 +37,13 @@ def history_plot(
         x_text=lambda value: "now" if abs(value) < 1e-9 else f"{value:g} {unit}",
         least=0.1 * max((y for y in ys if math.isfinite(y)), default=1.0),
     )
+
+
+def _counted(points: Sequence[Point]) -> str:
+    """Return how many measurements are shown, and how many of the points are rolled up."""
+    rolled = sum(bool(point.span) for point in points)
+    measured = sum(point.count + point.failed if point.span else 1 for point in points)
+    return count(measured, "measurement") + (f", the oldest as {rolled} points" if rolled else "")
 
 
 def _changes(xs: Sequence[float], points: Sequence[Point]) -> list[tuple[float, str]]:

@@ -74,6 +74,16 @@ class Wanted(Message):
 
 
 @dataclass
+class PastRead(Message):
+    """The fleet of a moment was read, or the rounds that one can step through."""
+
+    at: int | None
+    snapshot: FleetSnapshot | None = None
+    rounds: Sequence[int] | None = None
+    error: Exception | None = None
+
+
+@dataclass
 class HistoryRead(Message):
     """A device's measurements were read, and when its facts changed."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hdap_tui.context import Context, Outcome
 from hdap_tui.dashboard.watcher import ChildWatcher
 from hdap_tui.store.records import AlertEvent, DeploymentDevice, FleetSnapshot, JobRow, Point
+from hdap_tui.store.values import from_micros
 
 if TYPE_CHECKING:
     from engine.events import AnyEvent, Reporter
@@ -58,17 +59,27 @@ class Source(Protocol):
     def snapshot(self) -> FleetSnapshot:
         """Read everything that the screens show at a glance."""
 
-    def history(self, device: str) -> Sequence[Point]:
-        """Read a device's measurements, oldest first."""
+    def past(self, at: int) -> FleetSnapshot:
+        """Read the fleet as it was at a moment, in microseconds since 1970.
 
-    def moments(self, device: str) -> Sequence[Moment]:
+        Raises:
+            UserError: nothing had been recorded by then.
+        """
+
+    def rounds(self) -> Sequence[int]:
+        """Read a moment after each round, in microseconds since 1970, oldest first."""
+
+    def history(self, device: str, until: int | None = None) -> Sequence[Point]:
+        """Read a device's measurements, oldest first; with a moment those up to then."""
+
+    def moments(self, device: str, until: int | None = None) -> Sequence[Moment]:
         """Read when a device's facts changed, oldest first."""
 
     def keep_columns(self, names: Sequence[str]) -> None:
         """Remember which facts are columns of the fleet table."""
 
-    def alert_events(self, alert: int) -> Sequence[AlertEvent]:
-        """Read the history of an alert, oldest first."""
+    def alert_events(self, alert: int, until: int | None = None) -> Sequence[AlertEvent]:
+        """Read the history of an alert, oldest first; with a moment that up to then."""
 
     def explanation(self, alert: int) -> Sequence[tuple[str, str]]:
         """Read an alert's explanation: what each line is about, and what it says."""
@@ -160,17 +171,31 @@ class FleetSource:
         read = snapshot(self._store, self._context.settings.name)
         return replace(read, jobs=jobs.rows, version=read.version + jobs.version)
 
-    def history(self, device: str) -> Sequence[Point]:
+    def past(self, at: int) -> FleetSnapshot:
+        """Read the fleet of then from the store."""
+        from hdap_tui.store import past
+
+        past.check(self._store, at)
+        return past.snapshot(self._store, self._context.settings.name, at)
+
+    def rounds(self) -> Sequence[int]:
+        """Read the moments from the store."""
+        from hdap_tui.store.past import rounds
+
+        return rounds(self._store)
+
+    def history(self, device: str, until: int | None = None) -> Sequence[Point]:
         """Read a device's measurements from the store."""
         from hdap_tui.store.measurements import history
 
-        return history(self._store, device, limit=HISTORY_LIMIT)
+        return history(self._store, self._now(device, until), limit=HISTORY_LIMIT, until=until)
 
-    def moments(self, device: str) -> Sequence[Moment]:
+    def moments(self, device: str, until: int | None = None) -> Sequence[Moment]:
         """Read the history of a device's facts from the store."""
         from hdap_tui.store.facts import history
 
-        return history(self._store, device, limit=MOMENTS_LIMIT)
+        name, moment = self._now(device, until), _text(until)
+        return history(self._store, name, limit=MOMENTS_LIMIT, until=moment)
 
     def keep_columns(self, names: Sequence[str]) -> None:
         """Remember them in the store."""
@@ -178,11 +203,11 @@ class FleetSource:
 
         keep_columns(self._store, names)
 
-    def alert_events(self, alert: int) -> Sequence[AlertEvent]:
+    def alert_events(self, alert: int, until: int | None = None) -> Sequence[AlertEvent]:
         """Read an alert's history from the store."""
         from hdap_tui.store.alerts import events
 
-        return events(self._store, alert)
+        return events(self._store, alert, _text(until))
 
     def explanation(self, alert: int) -> Sequence[tuple[str, str]]:
         """Explain an alert from the store."""
@@ -260,6 +285,12 @@ class FleetSource:
         if self._opened is not None:
             self._opened.close()
 
+    def _now(self, device: str, until: int | None) -> str:
+        """Return what a device is called now that had a name at a moment."""
+        from hdap_tui.store.devices import name_at
+
+        return device if until is None else name_at(self._store, device, until)
+
     def _fresh(self, **given: Any) -> Context:
         return Context(config=self._context.config, settings=self._context.settings, **given)
 
@@ -287,3 +318,8 @@ class FleetSource:
                 self._jobs = JobWatch(self._context.settings.state_dir / "jobs")
             self._jobs.look()
             return self._jobs
+
+
+def _text(at: int | None) -> str:
+    """Return a moment as the store writes times; empty for none."""
+    return "" if at is None else from_micros(at)

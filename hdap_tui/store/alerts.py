@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import sqlite3
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
 from hdap_tui.store.database import Store, StoreError, UnknownError
 from hdap_tui.store.records import AlertEvent, AlertRow, AlertState, Scope
-from hdap_tui.store.values import now
+from hdap_tui.store.values import now, placeholders
 from hdap_tui.text import clean
 
 NOTABLE_PERCENT = 5.0
 """An open alert's size that moves by so many points is worth a line in its history."""
 LEVEL = ("step", "ramp")
 """Kinds that are one sort of change: which of both it is may show later."""
+TOLD = (
+    "kind", "state", "direction", "baseline_ms", "now_ms", "size_percent", "devices", "inhibited",
+    "inhibited_by", "silence_id",
+)  # fmt: skip
+"""What each line of its history keeps of how an alert stood after it."""
 OPEN_LIMIT = 2000
 """Open alerts that are shown at a glance, those that stand for others before all."""
 
@@ -77,14 +84,14 @@ def fire(
                 {**key, **values, **first},
             )
             assert cursor.lastrowid is not None
-            _note(store, cursor.lastrowid, "pending" if pending else "opened", text, values)
+            _note(store, cursor.lastrowid, "pending" if pending else "opened", text, figures=True)
             return row(store, cursor.lastrowid), True
         if known.state == "pending" and not pending:
             change(store, known, state="firing", fired_at=now(), **_plain(values))
             connection.execute(
                 "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (known.id,)
             )
-            _note(store, known.id, "opened", text, values)
+            _note(store, known.id, "opened", text, figures=True)
             return row(store, known.id), True
         # It began when it first began, and was told by what it was told by, whatever a later look
         # says.
@@ -107,7 +114,7 @@ def grow(store: Store, alert: AlertRow, text: str = "", **values: Any) -> AlertR
             connection.execute(
                 "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (alert.id,)
             )
-            _note(store, alert.id, "changed", text or _sentence(found))
+            _note(store, alert.id, "changed", text, figures=True)
         return found
 
 
@@ -281,11 +288,33 @@ def untold(store: Store) -> tuple[AlertRow, ...]:
     return tuple(_row(tuple(one)) for one in found)
 
 
-def events(store: Store, number: int) -> list[AlertEvent]:
-    """Return an alert's history, oldest first."""
+def rows_at(store: Store, at: str, resolved: int = 50) -> tuple[AlertRow, ...]:
+    """Return the alerts as `rows` would have done at a moment.
+
+    How an open one stood is what its history had told last; NaN where it did not say.
+    """
+    with store.read():
+        still_open = store.rows(
+            f"""{_SELECT} WHERE a.opened_at <= ?1 AND (a.resolved_at = '' OR a.resolved_at > ?1)
+            ORDER BY a.id DESC LIMIT ?2""",
+            (at, OPEN_LIMIT),
+        )
+        closed = store.rows(
+            f"""{_SELECT} WHERE a.state = 'resolved' AND a.fired_at <> '' AND a.resolved_at <= ?
+            ORDER BY a.resolved_at DESC, a.id DESC LIMIT ?""",
+            (at, resolved),
+        )
+        then = [_open_then(store, one, at) for one in still_open]
+    then.sort(key=lambda one: (one.inhibited_by is not None, _ORDER.index(one.state)))
+    return (*then, *(_row(tuple(one)) for one in closed))
+
+
+def events(store: Store, number: int, until: str = "") -> list[AlertEvent]:
+    """Return an alert's history, oldest first; with a moment what was written up to then."""
     found = store.rows(
-        "SELECT alert_id, at, what, text, who FROM alert_events WHERE alert_id = ? ORDER BY id",
-        (number,),
+        """SELECT alert_id, at, what, text, who FROM alert_events
+        WHERE alert_id = ?1 AND (?2 = '' OR at <= ?2) ORDER BY id""",
+        (number, until),
     )
     return [
         AlertEvent(
@@ -310,6 +339,33 @@ _SELECT = (
 )
 
 
+_ORDER: tuple[AlertState, ...] = ("firing", "acknowledged", "recovering", "pending")
+
+
+def _open_then(store: Store, found: sqlite3.Row, at: str) -> AlertRow:
+    """Return an alert as its history tells that it stood; what it does not tell is not known."""
+    told = store.row(
+        f"""SELECT {", ".join(f"e.{name}" for name in TOLD)}, coalesce(q.until, '') AS until
+        FROM alert_events e LEFT JOIN silences q ON q.id = e.silence_id
+        WHERE e.alert_id = ? AND e.at <= ? AND e.state IS NOT NULL ORDER BY e.id DESC LIMIT 1""",
+        (found["id"], at),
+    )
+    acknowledged = "" < found["acknowledged_at"] <= at
+    values: dict[str, Any] = {**dict(found), "resolved_at": "", "reason": "", "told": ""}
+    if not acknowledged:
+        values |= {"acknowledged_at": "", "acknowledged_by": ""}
+    if found["fired_at"] > at:
+        values["fired_at"] = ""
+    if told is None:
+        state = "acknowledged" if acknowledged else "firing"
+        values |= {"state": state, "inhibited": 0, "inhibited_by": None, "silence": None}
+        values |= dict.fromkeys(("baseline_ms", "now_ms", "size_percent"), math.nan)
+    else:
+        values |= {_FIELDS.get(name, name): told[name] for name in TOLD}
+        values["silenced_until"] = told["until"]
+    return _row(tuple(values[name] for name in _NAMES))
+
+
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return columns as an alert's row has them."""
     return {
@@ -324,20 +380,18 @@ def _sentence(values: AlertRow) -> str:
 
 
 def _note(
-    store: Store,
-    number: int,
-    what: str,
-    text: str,
-    values: Mapping[str, Any] | None = None,
-    who: str = "",
+    store: Store, number: int, what: str, text: str, who: str = "", figures: bool = False
 ) -> None:
-    """Write a line of history; with figures, and without words, they are the words."""
-    if values is not None and not text:
-        text = _sentence(row(store, number))
+    """Write a line of history; with `figures`, and without words, the figures are the words."""
+    stands = row(store, number)
+    if figures and not text:
+        text = _sentence(stands)
+    names = ["alert_id", "at", "what", "text", "who", *TOLD]
     store.connection.execute(
-        "INSERT INTO alert_events (alert_id, at, what, text, who) VALUES (?, ?, ?, ?, ?)",
-        (number, now(), what, clean(text, 500), clean(who, 63)),
-    )
+        f"INSERT INTO alert_events ({', '.join(names)}) VALUES ({placeholders(len(names))})",
+        (number, now(), what, clean(text, 500), clean(who, 63),
+         *(getattr(stands, _FIELDS.get(name, name)) for name in TOLD)),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=16_384)

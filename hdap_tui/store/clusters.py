@@ -77,6 +77,14 @@ def latest(store: Store) -> ClusterMap:
     return _from_json(json.loads(found["map"])) if found else ClusterMap()
 
 
+def at(store: Store, moment: str) -> ClusterMap:
+    """Return the clustering that was the latest at a moment; an empty one before the first."""
+    found = store.row(
+        "SELECT map FROM clusterings WHERE at <= ? ORDER BY at DESC, id DESC LIMIT 1", (moment,)
+    )
+    return _from_json(json.loads(found["map"])) if found else ClusterMap()
+
+
 def _clusters(
     clustering: Clustering,
     devices: Sequence[str],

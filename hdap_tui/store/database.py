@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 10.0
 APPLICATION_ID = 0x68646170
 """Says in the file's header whose it is: "hdap"."""
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Number of the last migration."""
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -90,8 +90,10 @@ class Store:
         return database
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self, is_shown: bool = True) -> Iterator[sqlite3.Connection]:
         """Hold the write lock for a short transaction; inside another one, join that.
+
+        `is_shown` says whether a screen may show what is written, and must look again.
 
         Raises:
             TimedOutError: another process has held the lock for too long.
@@ -110,7 +112,7 @@ class Store:
             try:
                 before = connection.total_changes
                 yield connection
-                if connection.total_changes != before:
+                if is_shown and connection.total_changes != before:
                     connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'version'")
                 connection.execute("COMMIT")
             except BaseException:
@@ -155,6 +157,29 @@ class Store:
         """Return what is broken in the file, or nothing. Reads the whole file."""
         first = self.row("PRAGMA quick_check(1)")
         return "" if first is None or first[0] == "ok" else str(first[0])
+
+    def free_pages(self) -> tuple[int, int]:
+        """Return how many pages of the file lie free, and how many there are."""
+        return self.rows("PRAGMA freelist_count")[0][0], self.rows("PRAGMA page_count")[0][0]
+
+    def give_back(self, pages: int) -> int:
+        """Give so many free pages back to the disk; return how many it were.
+
+        None where the file was made before this was foreseen. The file becomes smaller when
+        what was written is moved into it, which SQLite does by itself, or `shrink`.
+
+        Raises:
+            DiskFullError: there is no room to write down which pages move.
+        """
+        free, connection = self.free_pages()[0], self.connection
+        with connection.in_use, self._said_plainly():
+            # By execute, it would give back a single page.
+            connection.executescript(f"PRAGMA incremental_vacuum({int(pages)})")
+        return max(0, free - self.free_pages()[0])
+
+    def shrink(self) -> None:
+        """Move what was written from the log into the file, and empty the log, if nobody reads."""
+        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the connections of all threads, each after what it is just doing."""

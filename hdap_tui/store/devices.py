@@ -32,7 +32,8 @@ def sync(store: Store, devices: Sequence[Device]) -> None:
     if wanted == {r["name"]: tuple(r)[1:] for r in known_rows if r["position"] is not None}:
         return  # the usual case takes no lock
     with store.write() as connection:
-        connection.execute("UPDATE devices SET position = NULL")
+        gone = [(row["name"],) for row in known_rows if row["name"] not in wanted]
+        connection.executemany("UPDATE devices SET position = NULL WHERE name = ?", gone)
         connection.executemany(
             """INSERT INTO devices (name, position, tags, emulated) VALUES (?, ?, ?, ?)
             ON CONFLICT (name) DO UPDATE SET
@@ -141,6 +142,23 @@ def device_id(store: Store, name: str) -> int:
     if found is None:
         raise StoreError(f'the store knows no device "{clean(name, 63)}"; is it in the settings?')
     return int(found["id"])
+
+
+def name_at(store: Store, name: str, at: int) -> str:
+    """Return what the device is called now that had a name at a moment, in microseconds."""
+    found = store.row(
+        """SELECT d.name FROM device_log l JOIN devices d ON d.id = l.device_id
+        WHERE l.name = ? AND l.at <= ? ORDER BY l.at DESC LIMIT 1""",
+        (name, at),
+    )
+    return str(found["name"]) if found else name
+
+
+def name_of(store: Store, number: int) -> str:
+    """Return what the device of a number is called now."""
+    found = store.row("SELECT name FROM devices WHERE id = ?", (number,))
+    assert found is not None
+    return str(found["name"])
 
 
 def rows(

@@ -93,15 +93,32 @@ def latest(store: Store) -> dict[str, Mapping[str, Fact]]:
     return {row["name"]: kept[row["id"]].facts for row in found}
 
 
-def history(store: Store, device: str, limit: int = KEPT) -> list[Moment]:
+def at(store: Store, moment: str) -> dict[int, Facts]:
+    """Return what was known of each device at a moment, by its number.
+
+    Without what changes by itself, of which there is no history.
+    """
+    found = store.rows(
+        """SELECT f.device_id, f.facts FROM device_facts f JOIN (
+            SELECT device_id, max(at) AS at FROM device_facts WHERE at <= ? GROUP BY device_id
+        ) USING (device_id, at)""",
+        (moment,),
+    )
+    return {row["device_id"]: load(row["facts"]) for row in found}
+
+
+def history(store: Store, device: str, limit: int = KEPT, until: str = "") -> list[Moment]:
     """Return when a device's facts changed, and how; oldest first.
+
+    With a moment only what had been written by then.
 
     Raises:
         StoreError: the store has never heard of the device.
     """
     rows = store.rows(
-        "SELECT at, facts FROM device_facts WHERE device_id = ? ORDER BY at DESC LIMIT ?",
-        (device_id(store, device), limit + 1),
+        """SELECT at, facts FROM device_facts WHERE device_id = ?1 AND (?3 = '' OR at <= ?3)
+        ORDER BY at DESC LIMIT ?2""",
+        (device_id(store, device), limit + 1, until),
     )
     moments: list[Moment] = []
     before: Facts | None = None

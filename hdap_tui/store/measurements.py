@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from hdap_tui.store import models
+from hdap_tui.store import models, rollups
 from hdap_tui.store.database import Store
 from hdap_tui.store.devices import device_id
 from hdap_tui.store.records import Point
@@ -118,15 +118,27 @@ def latest(store: Store, device: str, digest: str) -> Point | None:
 
 
 def history(
-    store: Store, device: str, model: str | None = None, limit: int = 200, every: bool = False
+    store: Store,
+    device: str,
+    model: str | None = None,
+    limit: int = 200,
+    every: bool = False,
+    until: int | None = None,
 ) -> list[Point]:
-    """Return the last measurements of a device, oldest first.
+    """Return the last measurements of a device, oldest first; old ones as they were rolled up.
 
     Args:
         model: Digest; without it all models that have a name.
         every: Those of other batches, thread counts and providers too, not the standard alone.
+        until: Only what was there at this moment, in microseconds since 1970.
     """
-    return [_point(sample, _loaded(sample)) for sample in _last(store, device, model, limit, every)]
+    with store.read():
+        samples = _last(store, device, model, limit, every, until)
+        points = [_point(sample, _loaded(sample)) for sample in samples]
+        for pair, name in _pairs(store, device, model, "rollups"):
+            rolled = rollups.last(store, pair, limit, every, until)
+            points += [rollups.point(row, span, name) for span, row in rolled]
+    return sorted(points, key=lambda point: point.at)[-limit:]
 
 
 def details(
@@ -134,7 +146,8 @@ def details(
 ) -> list[dict[str, Any]]:
     """Return all there is about the last measurements of a device, oldest first.
 
-    Besides the numbers of a `Point`: percentiles, blocks, energy, clock offset, conditions.
+    Besides the numbers of a `Point`: percentiles, blocks, energy, clock offset, conditions. What
+    was rolled up has no more of these, and is left out.
     """
     found = [(sample, _loaded(sample)) for sample in _last(store, device, model, limit, every)]
     return [{**asdict(_point(sample, rest)), **rest} for sample, rest in found]
@@ -146,29 +159,42 @@ def _loaded(sample: sqlite3.Row) -> dict[str, Any]:
 
 
 def _last(
-    store: Store, device: str, model: str | None, limit: int, every: bool
+    store: Store,
+    device: str,
+    model: str | None,
+    limit: int,
+    every: bool,
+    until: int | None = None,
 ) -> list[sqlite3.Row]:
     standard = "" if every else "AND s.configuration = ''"
-    which = "m.digest = ?" if model else "m.name IS NOT NULL AND ?"
+    before = "" if until is None else "AND s.at <= ?"
     found: list[sqlite3.Row] = []
     with store.read():
-        chosen = store.rows(
-            f"""SELECT d.id AS device, m.id AS model FROM devices d, models m
-            WHERE {which} AND d.name = ? AND EXISTS (
-                SELECT 1 FROM samples s WHERE s.device_id = d.id AND s.model_id = m.id)""",
-            (model or 1, device),
-        )
         # One short walk along the key for each model, in place of a sort of the whole history.
-        for pair in chosen:
+        for pair, _ in _pairs(store, device, model, "samples"):
             found += store.rows(
                 f"""SELECT s.*, {_MODEL_NAME}, x.rest FROM samples s
                 JOIN models m ON m.id = s.model_id
                 LEFT JOIN sample_details x USING (device_id, model_id, at)
-                WHERE s.device_id = ? AND s.model_id = ? {standard}
+                WHERE s.device_id = ? AND s.model_id = ? {standard} {before}
                 ORDER BY s.at DESC LIMIT ?""",
-                (pair["device"], pair["model"], limit),
+                (*pair, *(() if until is None else (until,)), limit),
             )
     return sorted(found, key=lambda sample: sample["at"])[-limit:]
+
+
+def _pairs(
+    store: Store, device: str, model: str | None, table: Literal["samples", "rollups"]
+) -> list[tuple[rollups.Pair, str]]:
+    """Return which models of a device a table holds something of, and their names."""
+    which = "m.digest = ?" if model else "m.name IS NOT NULL AND ?"
+    rows = store.rows(
+        f"""SELECT d.id AS device, m.id AS number, {_MODEL_NAME} FROM devices d, models m
+        WHERE {which} AND d.name = ? AND EXISTS (
+            SELECT 1 FROM {table} s WHERE s.device_id = d.id AND s.model_id = m.id)""",
+        (model or 1, device),
+    )
+    return [((row["device"], row["number"]), row["model"]) for row in rows]
 
 
 def matrix(

@@ -200,6 +200,88 @@ CREATE INDEX decision_steps_by_decision ON decision_steps (decision_id);
 """
 
 
+@migrations()
+def m009_history(db: Database) -> None:
+    """What the fleet was at any moment, and measurements rolled up when they are old."""
+    db.executescript(_HISTORY)
+
+
+# Microseconds since 1970, to the millisecond.
+_NOW = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000"
+_LOGGED = ("name", "tags", "emulated", "state", "error", "detail", "model_id")
+# An upsert that set a trigger off forbids it to replace a row, so the old one is deleted first.
+_WRITE_LOG = f"""
+    DELETE FROM device_log WHERE device_id = new.id AND at = {_NOW};
+    INSERT INTO device_log VALUES (
+        new.id, {_NOW}, new.position IS NOT NULL, {", ".join(f"new.{one}" for one in _LOGGED)}
+    );
+"""
+_HISTORY = f"""
+-- One row whenever something about a device changed; the latest up to a moment held then.
+CREATE TABLE device_log (
+    device_id INTEGER NOT NULL REFERENCES devices (id),
+    at INTEGER NOT NULL,
+    -- whether the settings named it
+    listed INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    tags TEXT NOT NULL,
+    emulated INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    error TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    model_id INTEGER REFERENCES models (id),
+    PRIMARY KEY (device_id, at)
+) WITHOUT ROWID;
+INSERT INTO device_log
+    SELECT id, {_NOW}, position IS NOT NULL, {", ".join(_LOGGED)} FROM devices;
+CREATE TRIGGER device_log_added AFTER INSERT ON devices BEGIN {_WRITE_LOG} END;
+-- The details of an error differ each time, so they alone are no change.
+CREATE TRIGGER device_log_changed AFTER UPDATE ON devices
+WHEN (old.position IS NULL) <> (new.position IS NULL)
+    OR {" OR ".join(f"old.{one} IS NOT new.{one}" for one in _LOGGED if one != "detail")}
+BEGIN {_WRITE_LOG} END;
+
+-- How an alert stood when its history was told of it; null in lines from before this was kept.
+ALTER TABLE alert_events ADD COLUMN kind TEXT;
+ALTER TABLE alert_events ADD COLUMN state TEXT;
+ALTER TABLE alert_events ADD COLUMN direction TEXT;
+ALTER TABLE alert_events ADD COLUMN baseline_ms REAL;
+ALTER TABLE alert_events ADD COLUMN now_ms REAL;
+ALTER TABLE alert_events ADD COLUMN size_percent REAL;
+ALTER TABLE alert_events ADD COLUMN devices INTEGER;
+ALTER TABLE alert_events ADD COLUMN inhibited INTEGER;
+ALTER TABLE alert_events ADD COLUMN inhibited_by INTEGER;
+ALTER TABLE alert_events ADD COLUMN silence_id INTEGER;
+
+CREATE INDEX sweeps_by_end ON sweeps (finished_at);
+CREATE INDEX sweeps_by_start ON sweeps (started_at);
+CREATE INDEX clusterings_by_time ON clusterings (at);
+
+-- Samples that are old: one row an hour, later one a day.
+CREATE TABLE rollups (
+    device_id INTEGER NOT NULL REFERENCES devices (id),
+    model_id INTEGER NOT NULL REFERENCES models (id),
+    -- where the hour or day begins, UTC
+    at INTEGER NOT NULL,
+    -- its seconds
+    span INTEGER NOT NULL CHECK (span IN (3600, 86400)),
+    configuration TEXT NOT NULL,
+    -- good samples; those that failed are in errors, by class
+    count INTEGER NOT NULL,
+    median_ms REAL,
+    low_ms REAL,
+    high_ms REAL,
+    contended REAL NOT NULL,
+    energy_mj REAL,
+    errors TEXT NOT NULL DEFAULT '{{}}',
+    remarks TEXT NOT NULL DEFAULT '{{}}',
+    PRIMARY KEY (device_id, model_id, span, at, configuration)
+) WITHOUT ROWID;
+
+-- the key by which the device was last trusted, as OpenSSH prints its fingerprint
+ALTER TABLE devices ADD COLUMN host_key TEXT NOT NULL DEFAULT '';
+"""
+
 _PLACES = """
 -- the clusters as they stand: one row
 CREATE TABLE cluster_state (

@@ -22,6 +22,8 @@ Watched = Literal["", "learning", "ok", "no data"]
 JobState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
 Scope = Literal["device", "cluster", "fleet"]
 DeploymentState = Literal["running", "interrupted", "finished", "partly", "failed", "rolled back"]
+Span = Literal["", "hour", "day"]
+"""Over what a latency was rolled up; empty: it is one measurement."""
 Outcome = Literal["", "kept", "going back", "back", "failed"]
 """What was decided for a device of a deployment; empty: nothing yet."""
 
@@ -65,6 +67,10 @@ class DeviceRow:
     """The last latencies of the deployed model, oldest first, for a sparkline."""
     facts: Mapping[str, Fact] = field(default_factory=dict, hash=False)
     """What it is, as it says itself (see `hdap_tui.fact_names`)."""
+    span: Span = ""
+    """Over what the latency is the median; then its ends are the lowest and the highest."""
+    past: bool = False
+    """Whether this is how it was: then empty or None is not known, baseline and stage never are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,21 +254,29 @@ class JobRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One latency in a device's history."""
+    """One latency in a device's history: measured, or what an hour or a day was rolled up to."""
 
     at: str
+    """When it was measured, or when the hour or day began."""
     model: str
     median_ms: float
     low_ms: float
+    """Lower end of the median's 95 % interval; rolled up: the lowest median."""
     high_ms: float
     contended: float
     error: str = ""
+    """What went wrong; rolled up: only where nothing went right."""
     configuration: str = ""
     """Batch, threads and provider where they are not the standard ones."""
     energy_mj: float | None = None
     """Energy of one inference, idle power included; None where no sensor told it."""
     remarks: tuple[str, ...] = ()
     """What was off while it was measured."""
+    span: Span = ""
+    count: int = 1
+    """Good measurements that it stands for."""
+    failed: int = 0
+    """Failed ones, where it is rolled up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +347,7 @@ class FleetSnapshot:
     version: int
     """Grows with every change of the store; equal means nothing to redraw."""
     at: str
+    """When it was read, or the moment of the past that it shows."""
     fleet: str
     devices: tuple[DeviceRow, ...] = ()
     map: ClusterMap = field(default_factory=ClusterMap)

@@ -36,6 +36,7 @@ class AlertsScreen(TableView):
     """Table of alerts above the details of one."""
 
     view = "alerts"
+    travels = True
     hints = (
         hint("alerts acknowledge", "acknowledge"),
         hint("alerts silence", "silence"),
@@ -72,7 +73,7 @@ class AlertsScreen(TableView):
     def table(self) -> Table[AlertRow]:
         """Return the table of alerts."""
         return Table(
-            alert_columns(self.dash.now),
+            alert_columns(self.clock),
             key=lambda row: str(row.id),
             filter=Words(
                 lambda row: f"{row.subject} {row.state} {row.scope} {row.kind} {row.model}"
@@ -142,17 +143,18 @@ class AlertsScreen(TableView):
         if row is not None and row.id != self._events_of:
             self._events, self._explanation, self._events_of = (), (), row.id
             self._lower.set_class(row.scope == "device", "-charted")
-            self._read(row)
+            self._read(row, self.until)
         self._show_details()
 
     @work(thread=True, exclusive=True, group="alert", exit_on_error=False)
-    def _read(self, row: AlertRow) -> None:
+    def _read(self, row: AlertRow, until: int | None) -> None:
         source = self.dash.source
-        events = source.alert_events(row.id)
+        events = source.alert_events(row.id, until)
         self.post_message(AlertEventsRead(row.id, events))
-        self.post_message(AlertEventsRead(row.id, events, source.explanation(row.id)))
+        if until is None:  # what explains an alert is told from what is known today
+            self.post_message(AlertEventsRead(row.id, events, source.explanation(row.id)))
         if row.scope == "device":
-            self.post_message(HistoryRead(row.subject, source.history(row.subject)))
+            self.post_message(HistoryRead(row.subject, source.history(row.subject, until)))
 
     @on(AlertEventsRead)
     def _show_events(self, message: AlertEventsRead) -> None:
@@ -163,9 +165,9 @@ class AlertsScreen(TableView):
     @on(HistoryRead)
     def _show_history(self, message: HistoryRead) -> None:
         row: AlertRow | None = self.main.current
-        snapshot = self.dash.snapshot
+        snapshot = self.snapshot
         if row is not None and snapshot is not None and row.subject == message.device:
-            plot = history_plot(message.points, snapshot, row.baseline_ms, self.dash.now())
+            plot = history_plot(message.points, snapshot, row.baseline_ms, self.clock())
             self._chart.show(plot)
 
     def _show_details(self) -> None:
@@ -173,7 +175,7 @@ class AlertsScreen(TableView):
         text = Text()
         room = self.size.width // (2 if self.size.width >= NARROW else 1) - 3
         if row is not None:
-            now = self.dash.now()
+            now = self.clock()
             text = alert_facts(row, self._events, self._explanation, now, self.palette, room)
         self._details.update(text)
 

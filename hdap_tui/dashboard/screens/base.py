@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from rich.text import Text
@@ -55,6 +56,8 @@ class HdapScreen(Screen[Any]):
     view: ClassVar[str] = ""
     """Name of the view, as the registry has it."""
     hints: ClassVar[tuple[Hint, ...]] = ()
+    travels: ClassVar[bool] = False
+    """Whether it shows the past where one has gone there; the others are always live."""
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW, "-wide")]  # noqa: RUF012
     AUTO_FOCUS = "#main"
 
@@ -68,6 +71,23 @@ class HdapScreen(Screen[Any]):
         return cast("HdapApp", self.app)
 
     @property
+    def snapshot(self) -> FleetSnapshot | None:
+        """What the screen shows: the latest snapshot, or that of the past."""
+        past = self.dash.travel.seen if self.travels else None
+        return self.dash.snapshot if past is None else past
+
+    @property
+    def until(self) -> int | None:
+        """The moment of the past that it shows, in microseconds since 1970; None: live."""
+        travel = self.dash.travel
+        return travel.seen_at if self.travels and travel.seen is not None else None
+
+    def clock(self) -> datetime:
+        """Return the time that ages count from: now, or the moment that is shown."""
+        past = self.dash.travel.seen if self.travels else None
+        return self.dash.now() if past is None else datetime.fromisoformat(past.at)
+
+    @property
     def palette(self) -> Palette:
         """The styles in force."""
         return self.dash.palette
@@ -79,10 +99,11 @@ class HdapScreen(Screen[Any]):
         parts are found by nobody any more.
         """
         self._lines = {
-            name: Line(self.palette, id=name) for name in ("fleet", "tabs", "tasks", "keys")
+            name: Line(self.palette, id=name) for name in ("fleet", "tabs", "past", "tasks", "keys")
         }
         yield self._lines["fleet"]
         yield self._lines["tabs"]
+        yield self._lines["past"]
         yield from self.body()
         yield self._lines["tasks"]
         yield self._lines["keys"]
@@ -130,7 +151,7 @@ class HdapScreen(Screen[Any]):
 
     def refresh_data(self) -> None:
         """Show the latest snapshot, unless it is on the screen already."""
-        snapshot = self.dash.snapshot if self.is_mounted else None
+        snapshot = self.snapshot if self.is_mounted else None
         if snapshot is not None and snapshot.version != self._shown_version:
             self._shown_version = snapshot.version
             self.apply(snapshot)
@@ -140,11 +161,14 @@ class HdapScreen(Screen[Any]):
         if not self.is_mounted:
             return
         dash, width = self.dash, self.size.width
-        self._lines["fleet"].show(*fleet_line(dash.snapshot, dash.read_only, width))
+        self._lines["fleet"].show(*fleet_line(self.snapshot, dash.read_only, width))
         marks = len(dash.marks)
         self._lines["tabs"].show(
-            *tab_line(dash.snapshot, self.view, dash.watching, dash.activity, marks, width)
+            *tab_line(self.snapshot, self.view, dash.watching, dash.activity, marks, width)
         )
+        moment = dash.travel.pieces(dash.now(), self.travels, width)
+        self._lines["past"].display = bool(moment)
+        self._lines["past"].show(moment)
         tasks = self._lines["tasks"]
         pieces = dash.desk.pieces()
         tasks.display = bool(pieces[0])

@@ -33,6 +33,8 @@ _STATE_ORDER = {"failed": 0, "off": 1, "unknown": 2, "busy": 3, "ok": 4}
 _ALERT_ORDER = {"firing": 0, "acknowledged": 1, "recovering": 2, "pending": 3}
 _WIDE = {"pythons", "boot_id", "runner"}
 """Facts that say nothing as a column."""
+UNKNOWN = Cell("?", "muted")
+"""What nobody recorded."""
 TREND = 12
 """Latencies in a sparkline."""
 
@@ -41,6 +43,7 @@ class FleetScreen(TableView):
     """The fleet table."""
 
     view = "fleet"
+    travels = True
     filter_hint = "words, or what --select takes: tag=kitchen and not state=off"
     hints = (
         Hint("enter", "details", "app.enter"),
@@ -67,7 +70,7 @@ class FleetScreen(TableView):
     def table(self) -> Table[DeviceRow]:
         """Return the table of devices."""
         return Table(
-            fleet_columns(self.dash.now),
+            fleet_columns(self.clock),
             key=lambda row: row.name,
             filter=Selector(searched, lambda: self.dash.source.devices),
             empty="No devices yet: press I to import them, or U for an emulated lab.",
@@ -81,7 +84,7 @@ class FleetScreen(TableView):
         if self._chosen is None:
             self._chosen = snapshot.columns
             if self._chosen:
-                self.main.set_columns(fleet_columns(self.dash.now, self._chosen))
+                self.main.set_columns(fleet_columns(self.clock, self._chosen))
         self.main.show(snapshot.devices)
 
     def second(self) -> None:
@@ -91,7 +94,7 @@ class FleetScreen(TableView):
 
     def action_columns(self) -> None:
         """Show the next fact as a column; after the last one none."""
-        rows = self.dash.snapshot.devices if self.dash.snapshot is not None else ()
+        rows = self.snapshot.devices if self.snapshot is not None else ()
         there = {name for row in rows for name in row.facts}
         names = [name.name for name in NAMES if name.name in there and name.name not in _WIDE]
         if not names:
@@ -104,7 +107,7 @@ class FleetScreen(TableView):
     def choose_columns(self, names: tuple[str, ...]) -> None:
         """Show these facts as columns, and remember them."""
         self._chosen = names
-        self.main.set_columns(fleet_columns(self.dash.now, names))
+        self.main.set_columns(fleet_columns(self.clock, names))
         self._keep(names)
 
     @work(thread=True, exclusive=True, group="columns", exit_on_error=False)
@@ -166,7 +169,7 @@ def fleet_columns(now: Clock, facts: Sequence[str] = ()) -> Sequence[Column[Devi
             spare=3,
         ),
         Column(
-            "model", "model", lambda r: Cell(clean(r.model, 80)), 12, most=32,
+            "model", "model", _model, 12, most=32,
             text=lambda r: r.model, sort=lambda r: r.model or None,
             above=96 if facts else 0, spare=2 if facts else 0,
         ),
@@ -221,12 +224,20 @@ def _emulated_word(row: DeviceRow) -> Cell:
 
 
 def _interval(row: DeviceRow) -> Cell:
+    if row.span:  # its ends are no interval of the median
+        return Cell(f"over 1 {row.span}", "muted")
     noisy = " contended" if row.contended > 0.5 else ""
     return Cell(interval_ms(row.low_ms, row.high_ms) + noisy, "muted")
 
 
+def _model(row: DeviceRow) -> Cell:
+    return Cell(clean(row.model, 80)) if row.model or not row.past else UNKNOWN
+
+
 def _change(row: DeviceRow) -> Cell:
     percent = row.change_percent
+    if percent is None and row.past:
+        return UNKNOWN
     if percent is None:
         return Cell("new" if row.latency_ms is not None else "", "muted")
     style = "warn" if percent >= 3 else "good" if percent <= -3 else "muted"

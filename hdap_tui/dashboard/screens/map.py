@@ -23,6 +23,7 @@ class MapScreen(HdapScreen):
     """Map on the left, clusters and the selected device on the right."""
 
     view = "map"
+    travels = True
     hints = (
         Hint("arrows", "select", ""),
         Hint("n", "next", "screen.walk"),
@@ -63,8 +64,8 @@ class MapScreen(HdapScreen):
     def on_resize(self) -> None:
         """Say as much in the title as there is room for."""
         super().on_resize()
-        if self.dash.snapshot is not None and self.is_mounted:
-            self._show_title(self.dash.snapshot.map)
+        if self.snapshot is not None and self.is_mounted:
+            self._show_title(self.snapshot.map)
 
     def action_walk(self) -> None:
         """Go to the next device."""
@@ -102,7 +103,7 @@ class MapScreen(HdapScreen):
         title = Text(" map", style=self.palette["title"], no_wrap=True)
         if clustering.devices:
             first, second = (round(100 * share) for share in clustering.explained)
-            when = age(clustering.at, self.dash.now())
+            when = age(clustering.at, self.clock())
             words = [
                 "axes in % of latency" if self.size.width >= NARROW else "axes in %",
                 f"{first} + {second} % of the variance",
@@ -115,7 +116,7 @@ class MapScreen(HdapScreen):
         self._title.update(title)
 
     def _show_device(self, names: Sequence[str]) -> None:
-        snapshot = self.dash.snapshot
+        snapshot = self.snapshot
         rows = self._devices(names)
         if snapshot is None or not rows:
             self._device.update(Text("No device is selected.", style=self.palette["muted"]))
@@ -128,7 +129,7 @@ class MapScreen(HdapScreen):
             )
 
     def _devices(self, names: Sequence[str]) -> list[DeviceRow]:
-        snapshot, wanted = self.dash.snapshot, set(names)
+        snapshot, wanted = self.snapshot, set(names)
         return [d for d in snapshot.devices if d.name in wanted] if snapshot else []
 
     def _one(self, row: DeviceRow, snapshot: FleetSnapshot) -> Text:

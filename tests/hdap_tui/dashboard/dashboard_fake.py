@@ -36,6 +36,7 @@ from hdap_tui.store.records import (
     ModelRow,
     Point,
 )
+from hdap_tui.store.values import from_micros, to_micros
 
 NOW = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
 HOSTILE = (
@@ -327,6 +328,14 @@ class FakeSource:
         self.ran: list[tuple[str, dict[str, Any]]] = []
         self.changes: dict[str, tuple[Moment, ...]] = {}
         self.columns: tuple[str, ...] | None = None
+        self.moments_of_rounds = [to_micros(at(10 * (200 - i))) for i in range(200)]
+        """When rounds ended, each ten minutes; the latest ten minutes ago."""
+        self.visited: list[int] = []
+        """The moments of the past that were read."""
+        self.failing_past: UserError | None = None
+        self.gate = threading.Event()
+        """Closed, it holds up whoever reads the past."""
+        self.gate.set()
         self.asked: list[tuple[str, tuple[str, ...], bool]] = []
         self.runs: dict[str, Run] = {}
         self.failing: Exception | None = None
@@ -356,11 +365,38 @@ class FakeSource:
         self.reads += 1
         return self.fleet
 
-    def history(self, device: str) -> Sequence[Point]:
-        row = next((r for r in self.fleet.devices if r.name == device), None)
-        return points(row) if row else ()
+    def past(self, at: int) -> FleetSnapshot:
+        self.gate.wait(20)
+        self.visited.append(at)
+        if self.failing_past is not None:
+            raise self.failing_past
+        then = from_micros(at)
+        gone = [row for row in self.fleet.devices if row.name != "edge-12"]
+        return replace(
+            self.fleet,
+            version=-at,
+            at=then,
+            devices=tuple(
+                replace(row, past=True, baseline_ms=None, change_percent=None, stage="",
+                        latency_ms=9.0, state="ok", alert=None, error="", detail="",
+                        model="" if row.name == "edge-02" else row.model)
+                for row in gone
+            ),
+            map=replace(self.fleet.map, eps_percent=7.5, at=then),
+            alerts=tuple(replace(row, state="firing", size_percent=math.nan)
+                         for row in self.fleet.alerts[:1]),
+            jobs=(),
+        )  # fmt: skip
 
-    def moments(self, device: str) -> Sequence[Moment]:
+    def rounds(self) -> Sequence[int]:
+        return self.moments_of_rounds
+
+    def history(self, device: str, until: int | None = None) -> Sequence[Point]:
+        row = next((r for r in self.fleet.devices if r.name == device), None)
+        found = points(row) if row else ()
+        return [p for p in found if until is None or to_micros(p.at) <= until]
+
+    def moments(self, device: str, until: int | None = None) -> Sequence[Moment]:
         return self.changes.get(device, ())
 
     def keep_columns(self, names: Sequence[str]) -> None:
@@ -380,7 +416,7 @@ class FakeSource:
         self.compared += 1
         return comparison(self.fleet.models, self.latencies)
 
-    def alert_events(self, alert: int) -> Sequence[AlertEvent]:
+    def alert_events(self, alert: int, until: int | None = None) -> Sequence[AlertEvent]:
         row = next(a for a in self.fleet.alerts if a.id == alert)
         found = [AlertEvent(alert=alert, at=row.opened_at, what="opened", text=row.reason)]
         if row.acknowledged_at:

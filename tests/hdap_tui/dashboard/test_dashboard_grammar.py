@@ -33,7 +33,10 @@ def test_values_get_the_type_of_their_parameter() -> None:
 def test_what_was_not_said_has_the_default_of_the_command_line() -> None:
     assert parse("devices check").arguments == {"select": None}
     assert parse("rollback").arguments == {"select": None, "yes": False}
-    assert parse("devices show edge-01").arguments == {"device": "edge-01", "limit": 50}
+    assert parse("alerts show 3").arguments == {"alert": 3}
+    assert parse("devices show edge-01").arguments == {
+        "device": "edge-01", "limit": 50, "at": None,
+    }  # fmt: skip
 
 
 def test_a_job_never_holds_the_dashboard() -> None:
