@@ -37,7 +37,8 @@ def cluster_fleet(
         settings: their section [clusters] may fix what is otherwise found.
         store: where the latencies are, and where the result goes.
         models: one column each.
-        sweep: the round; without it the clusters are found anew from the newest latencies.
+        sweep: the round, which is whole from then on; without it the clusters are found anew from
+            the newest latencies.
         eps_percent: devices within this many per cent are alike, before the settings' own.
         min_samples: devices that make a neighbourhood dense, before the settings' own.
         whole: whether the round was one of all devices. Where clusters are found for the first
@@ -64,6 +65,8 @@ def cluster_fleet(
     notes = explain(newest[:, columns], found.labels, titles, told)
     with store.write():
         memberships.save(store, held, digests)
+        if sweep is not None:  # in one step: a whole sweep is never one that was not clustered
+            measurements.finish(store, sweep)
         return clusters.save(
             store, found, held.names, titles, newest[:, columns], notes, quality(found)
         )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 10.0
 APPLICATION_ID = 0x68646170
 """Says in the file's header whose it is: "hdap"."""
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 10
 """Number of the last migration."""
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -90,8 +90,10 @@ class Store:
         return database
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self, told: bool = True) -> Iterator[sqlite3.Connection]:
         """Hold the write lock for a short transaction; inside another one, join that.
+
+        `told` says whether the store's version grows, so that the screens look again.
 
         Raises:
             TimedOutError: another process has held the lock for too long.
@@ -110,7 +112,7 @@ class Store:
             try:
                 before = connection.total_changes
                 yield connection
-                if connection.total_changes != before:
+                if told and connection.total_changes != before:
                     connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'version'")
                 connection.execute("COMMIT")
             except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hdap_tui.store import alerts, clusters, deployments, devices, models
-from hdap_tui.store.activity import activity
 from hdap_tui.store.columns import columns
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import FleetSnapshot
@@ -30,6 +29,5 @@ def snapshot(store: Store, fleet: str) -> FleetSnapshot:
             alerts=alerts.rows(store),
             models=models.rows(store),
             deployments=deployments.rows(store),
-            activity=activity(store),
             columns=columns(store),
         )
