@@ -38,7 +38,8 @@ def cluster_fleet(
         settings: their section [clusters] may fix what is otherwise found.
         store: where the latencies are, and where the result goes.
         models: one column each.
-        sweep: the round; without it the clusters are found anew from the newest latencies.
+        sweep: the round, which is whole from then on; without it the clusters are found anew from
+            the newest latencies.
         eps_percent: devices within this many per cent are alike, before the settings' own. With
             this or `min_samples` it is a trial, of which nothing is kept.
         min_samples: devices that make a neighbourhood dense, before the settings' own.
@@ -64,6 +65,8 @@ def cluster_fleet(
         held = _brought_forward(store, digests, sweep, asked, whole)
         described = _described(store, held, models)
         memberships.save(store, held, digests)
+        if sweep is not None:  # in one step: a whole sweep is never one that was not clustered
+            measurements.finish(store, sweep)
         return clusters.save(store, *described)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import keyword
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 if TYPE_CHECKING:
@@ -317,6 +317,30 @@ COMMANDS: tuple[Command, ...] = (
             Parameter("until-alert", "Stop at the first alert.", kind="flag"),
         ),
         long=True,
+    ),
+    Command(
+        "watch pause",
+        "Have the watcher leave devices alone for a while; other commands still reach them.",
+        "f7",
+        _action("pausing:pause"),
+        (
+            replace(SELECT, positional=True),
+            Parameter("for", "How long: 45m, 2h, 1h30m, 2d.", default="1h"),
+            Parameter("reason", "What to show beside it."),
+        ),
+    ),
+    Command(
+        "watch resume",
+        "End pauses of the watcher, all or those of some devices.",
+        "f8",
+        _action("pausing:resume"),
+        (replace(SELECT, positional=True),),
+    ),
+    Command(
+        "watch status",
+        "Show who watches the fleet, what is done now and next, and who is left alone.",
+        "f9",
+        _action("pausing:status"),
     ),
     Command(
         "clusters",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -95,17 +96,26 @@ class Measuring:
         kind: SweepKind,
         visits: Mapping[str, Sequence[ModelRow]],
         bench: Bench | None = None,
+        into: int | None = None,
+        away: Callable[[], Collection[str]] = frozenset,
     ) -> list[Latency]:
         """Time each device's models; every result is saved before it is returned.
 
         A round that was cancelled is left unfinished in the store, so that nothing takes it for
         a whole one.
+
+        Args:
+            kind: what the round is for.
+            visits: the models of each device.
+            bench: how they are timed; as the settings say where left out.
+            into: number of a round that is open already, and that the caller finishes.
+            away: devices that are left alone from now on; there is no record of them.
         """
         context, asked = self.context, bench or self.fleet.bench
         if kind == "deploy":  # devices stay locked meanwhile, so only what decides is measured
             asked = replace(asked, energy_s=0.0)
         standard = Bench.of(self.settings.canary if kind == "canary" else self.settings.benchmark)
-        sweep = measurements.begin(self.store, kind)
+        sweep = measurements.begin(self.store, kind) if into is None else into
         total = sum(len(models) for models in visits.values()) * max(len(asked.configurations), 1)
         context.reporter.started(kind, total=total, weight=self.expected_s(visits, asked))
         found: list[Latency] = []
@@ -114,21 +124,24 @@ class Measuring:
             self.fleet.members[name]: [Path(model.path) for model in models]
             for name, models in visits.items()
         }
-        for latency in self.fleet.measure_many(paths, asked, cancelled=context.cancelled):
-            how = latency.configuration
-            other = "" if how == standard.standard else str(how)
-            if asked.images:  # what is done between two inferences makes them other latencies
-                other = f"{asked.images.count} test images, {how}"
-            measurements.add(self.store, sweep, latency, other)
-            if not other or latency.ok or is_off(latency):
-                self._remember(latency, latency.device in at_work)
-            if latency.ok:
-                at_work.add(latency.device)
-            self._noticing.saw(latency)
-            found.append(latency)
-            context.reporter.advanced(kind, len(found))
+        timed = self.fleet.measure_many(paths, asked, cancelled=context.cancelled, away=away)
+        with closing(timed):  # what cannot be saved ends what runs on the devices
+            for latency in timed:
+                how = latency.configuration
+                other = "" if how == standard.standard else str(how)
+                if asked.images:  # what is done between two inferences makes them other latencies
+                    other = f"{asked.images.count} test images, {how}"
+                measurements.add(self.store, sweep, latency, other)
+                if not other or latency.ok or is_off(latency):
+                    self._remember(latency, latency.device in at_work)
+                if latency.ok:
+                    at_work.add(latency.device)
+                self._noticing.saw(latency)
+                found.append(latency)
+                context.reporter.advanced(kind, len(found))
         if not context.cancelled():
-            measurements.finish(self.store, sweep)
+            if into is None:
+                measurements.finish(self.store, sweep)
             context.reporter.finished(kind, measured=sum(f.ok for f in found), asked=total)
         self._noticing.look(self.fleet, context.cancelled)
         self.last_sweep = sweep

@@ -1,4 +1,4 @@
-"""Moments as a person says them: "2026-11-28T10:00", "2 hours ago", "-2h", "yesterday 14:00"."""
+"""Moments and lengths of time as a person says them: "2 hours ago", "yesterday 14:00", "1h 30m"."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _UNITS = {
     "d": 86_400, "day": 86_400,
     "w": 604_800, "week": 604_800,
 }  # fmt: skip
+_LENGTH = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*(min|[smhdw])", re.ASCII)
+_LONGEST = timedelta(days=366)
 _AGO = re.compile(r"(?:-\s*(?P<minus>[\d.]+)\s*(?P<short>[a-z]+)"
                   r"|(?P<count>[\d.]+|an?)\s*(?P<unit>[a-z]+)\s+ago)")  # fmt: skip
 _DAY = re.compile(r"(?P<day>today|yesterday)(?:[ t]+(?:at )?(?P<time>\d\d?:\d\d(?::\d\d)?))?")
@@ -52,6 +54,24 @@ def parse(text: str, now: datetime | None = None) -> datetime:
             f'"{clean(text, 60)}" is {said(moment)}, which lies in the future; it is {said(now)}.'
         )
     return moment
+
+
+def length(text: str) -> timedelta:
+    """Return how long "90m", "2h", "1d 12h" is.
+
+    >>> length("1h 30min")
+    datetime.timedelta(seconds=5400)
+
+    Raises:
+        SettingsError: it is no length of time, none at all, or longer than a year.
+    """
+    found = _LENGTH.findall(text)
+    if not found or _LENGTH.sub("", text).strip():
+        raise SettingsError(f'"{clean(text, 40)}" is no length of time; write 45m, 2h or 1d 12h.')
+    whole = timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in found))
+    if not timedelta() < whole <= _LONGEST:
+        raise SettingsError(f'"{clean(text, 40)}" is not between 0 and {_LONGEST.days} days.')
+    return whole
 
 
 def said(moment: datetime) -> str:

@@ -92,18 +92,20 @@ def run(
     take: Callable[[str, int], Slot | None],
     cancelled: Callable[[], bool],
     stop: threading.Event | None = None,
+    dropped: Callable[[Steps[T]], bool] | None = None,
 ) -> Generator[T, None, None]:
     """Run all tasks at once, and yield their results in the order in which they come.
 
     `take(group, count)` returns one of a group's slots or None, without waiting. Once it is
     cancelled, or the iterator is closed, every task gets :class:`Cancelled` where it waits, and
     the iterator ends when the last of them has tidied up. `stop` is set before they are waited
-    for, an interruption included, so that what is just being done can end early.
+    for, an interruption included, so that what is just being done can end early. A single task
+    that is `dropped` gets :class:`Cancelled` where it waits as well, and the others go on.
 
     Raises:
         Exception: what a task did not handle itself; the others are cancelled first.
     """
-    scheduler = _Scheduler(tasks, workers, take, cancelled)
+    scheduler = _Scheduler(tasks, workers, take, cancelled, dropped)
     if stop is not None:
         scheduler.stop = stop
     scheduler.start()
@@ -126,11 +128,12 @@ class _Scheduler(threading.Thread, Generic[T]):
         workers: int,
         take: Callable[[str, int], Slot | None],
         cancelled: Callable[[], bool],
+        dropped: Callable[[Steps[T]], bool] | None,
     ) -> None:
         super().__init__(name="schedule", daemon=True)
         self.out: queue.SimpleQueue[T | _Broken | _Ended] = queue.SimpleQueue()
         self.stop = threading.Event()
-        self._take, self._cancelled = take, cancelled
+        self._take, self._cancelled, self._dropped = take, cancelled, dropped
         self._tasks = {_Task(steps) for steps in tasks}
         self._done: queue.SimpleQueue[tuple[_Task[T], Step[T] | _Broken | None]]
         self._done = queue.SimpleQueue()
@@ -141,6 +144,7 @@ class _Scheduler(threading.Thread, Generic[T]):
         self._queues: dict[str, deque[tuple[_Task[T], int]]] = {}
         self._count = itertools.count()
         self._stopping = False
+        self._look = 0.0  # when it is looked next for tasks that were dropped
         # It starts a thread only where none is idle.
         self._workers = ThreadPoolExecutor(max(self._bound, len(self._tasks)), "task")
 
@@ -168,7 +172,11 @@ class _Scheduler(threading.Thread, Generic[T]):
         else:
             self._handle(task, step)
         if not self._stopping and (self.stop.is_set() or self._cancelled()):
-            self._cancel_all()
+            self._cancel(lambda _steps: True)
+            self._stopping = True
+        if self._dropped is not None and now >= self._look:
+            self._look = now + _TICK_S
+            self._cancel(self._dropped)
         while self._timers and self._timers[0][0] <= time.monotonic():
             self._go_on(heapq.heappop(self._timers)[2])
         for group in list(self._queues):
@@ -208,13 +216,22 @@ class _Scheduler(threading.Thread, Generic[T]):
             self._go_on(task)
         del self._queues[group]
 
-    def _cancel_all(self) -> None:
-        self._stopping = True
+    def _cancel(self, unwanted: Callable[[Steps[T]], bool]) -> None:
+        """Have those that wait and are unwanted go on with Cancelled."""
         waiting = [task for _, _, task in self._timers]
         waiting += [task for group in self._queues.values() for task, _ in group]
-        self._timers, self._queues = [], {}
+        gone = {task for task in waiting if unwanted(task.steps)}
+        if not gone:
+            return
+        self._timers = [timer for timer in self._timers if timer[2] not in gone]
+        heapq.heapify(self._timers)
+        self._queues = {
+            group: deque(one for one in queue if one[0] not in gone)
+            for group, queue in self._queues.items()
+        }
         for task in waiting:
-            self._go_on(task, Cancelled())
+            if task in gone:
+                self._go_on(task, Cancelled())
 
     def _go_on(self, task: _Task[T], error: BaseException | None = None) -> None:
         self._ready.append((task, error))

@@ -21,25 +21,6 @@ from hdap_tui.store import alerts, clusters, silences
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import AlertRow, Silence
 
-LONGEST = timedelta(days=365)
-_UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_PART = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|min|m|h|d|w)")
-
-
-def duration(text: str) -> timedelta:
-    """Return how long "90m", "2h", "1d 12h" is.
-
-    Raises:
-        SettingsError: it is no length of time, or longer than a year.
-    """
-    found = _PART.findall(text)
-    if not found or _PART.sub("", text).strip():
-        raise SettingsError(f'"{text[:40]}" is no length of time; write 30m, 2h, 1d or 1d 12h.')
-    length = timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in found))
-    if not timedelta() < length <= LONGEST:
-        raise SettingsError(f'"{text[:40]}" is not between 0 and {LONGEST.days} days.')
-    return length
-
 
 def begin(
     settings: Settings, store: Store, selector: str, length: timedelta, reason: str, who: str

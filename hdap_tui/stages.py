@@ -62,7 +62,7 @@ class Stages:
             self._at_work.close()
 
     def say(self, device: str, stage: str) -> None:
-        """Say what is being done on a device; "done" and "failed…" end it."""
+        """Say what is being done on a device; "done", "cancelled" and "failed…" end it."""
         kind = kind_of(stage)
         with self._lock:
             self._latest[device] = stage
@@ -82,7 +82,7 @@ class Stages:
             if latest:
                 with contextlib.suppress(UserError), self._store.write():
                     for device, stage in latest.items():
-                        ended = stage == "done" or stage.startswith("failed")
+                        ended = stage in {"done", "cancelled"} or stage.startswith("failed")
                         devices.set_stage(
                             self._store, device, "" if ended else stage, since[device]
                         )

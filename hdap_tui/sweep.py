@@ -8,7 +8,8 @@ record of its own and keeps no other waiting.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -124,11 +125,13 @@ class Fleet:
         bench: Bench | None = None,
         on_stage: OnStage | None = None,
         cancelled: Callable[[], bool] = never,
-    ) -> Iterator[Latency]:
+        away: Callable[[], Collection[str]] = frozenset,
+    ) -> Generator[Latency, None, None]:
         """Time on each device its models; yields one record a model and device, as they come.
 
         Once cancelled, or when the iterator is closed, the runners on the devices are ended
-        before it returns. Should this process die, they end by their lease.
+        before it returns. Should this process die, they end by their lease. A device that is
+        `away` is left at once, and there is no record of it; the others go on.
 
         Raises:
             UserError: a model file cannot be read, or the system does not allow that many
@@ -137,7 +140,11 @@ class Fleet:
         allow_connections(len(visits))
         runner = self._payload(Path(engine.runner.__file__), "runner")
         stop = threading.Event()  # tells what is just being done on a device, too
-        tasks = [
+
+        def unwanted(name: str) -> bool:
+            return stop.is_set() or name in away()
+
+        tasks = {
             Visit(
                 target,
                 [self._payload(path, "models") for path in models],
@@ -147,23 +154,29 @@ class Fleet:
                 cores=self._cores(target.host_group) if target.host_group else 1,
                 pace=self._pace,
                 on_stage=on_stage or self.on_stage,
-                cancelled=stop.is_set,
-            ).steps()
+                cancelled=partial(unwanted, target.name),
+            ).steps(): target.name
             for target, models in visits.items()
             if models
-        ]
-        return self._run(tasks, stop, cancelled)
+        }
+        return self._run(tasks, stop, cancelled, away)
 
     def _run(
-        self, tasks: list[Any], stop: threading.Event, cancelled: Callable[[], bool]
-    ) -> Iterator[Latency]:
+        self,
+        tasks: Mapping[Any, str],
+        stop: threading.Event,
+        cancelled: Callable[[], bool],
+        away: Callable[[], Collection[str]],
+    ) -> Generator[Latency, None, None]:
         def asked() -> bool:
             if cancelled():
                 stop.set()
             return stop.is_set()
 
         workers = min(len(tasks), self.pool.bound)
-        running = schedule.run(tasks, workers, self._take, asked, stop)
+        running = schedule.run(
+            tasks, workers, self._take, asked, stop, lambda steps: tasks[steps] in away()
+        )
         try:
             yield from running
         finally:

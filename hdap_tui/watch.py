@@ -1,34 +1,30 @@
-"""Watch a fleet: sweeps on a schedule, canary rounds in between, clusters, drift, alerts.
+"""Watch a fleet: sweeps, canary rounds in between, clusters, drift, alerts.
 
     sweep -> measurements -> clusters;  canary round -> residuals -> drift -> alerts
 
-One process watches a fleet at a time; the lock that says so ends with the process.
+Here is what one sweep and one round do; `hdap_tui.watching.loop` does them on a schedule.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Sequence
+from types import TracebackType
+from typing import Self
 
 from engine.latency import Latency
-from hdap_tui import locking, policy
 from hdap_tui.clustering import cluster_fleet
+from hdap_tui.config import Settings
 from hdap_tui.context import Context
 from hdap_tui.drifting import judge_round
-from hdap_tui.errors import RefusedError, UserError
+from hdap_tui.errors import TimedOutError, UserError
 from hdap_tui.measuring import Measuring
-from hdap_tui.notify import messages
-from hdap_tui.notify.sender import Sender
 from hdap_tui.probing import probe
-from hdap_tui.store import activity, facts, measurements, retention
+from hdap_tui.store import devices, facts, measurements, sweeps
+from hdap_tui.store.database import StoreError
 from hdap_tui.store.records import AlertRow, ModelRow
-from hdap_tui.store.retention import Cuts
 
-_LOOK_S = 1.0
+Names = Callable[[], Collection[str]]
 
 
 class Watcher:
@@ -36,82 +32,100 @@ class Watcher:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.settings, self.store = context.settings, context.store
+        self.store = context.store
         self.measuring = Measuring(context)
-        self.sender = Sender(self.settings, self.store)
-        self._tidied = Cuts()
-        """Up to where all was rolled up that is old."""
 
-    def run(
+    def __enter__(self) -> Self:
+        self.measuring.__enter__()
+        return self
+
+    def __exit__(
         self,
-        cancelled: Callable[[], bool],
-        rounds: int | None = None,
-        until_alert: bool = False,
-    ) -> list[AlertRow]:
-        """Watch until cancelled, until so many canary rounds are done, or until an alert opens.
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.measuring.__exit__(kind, error, trace)
 
-        Returns:
-            The alerts that opened meanwhile.
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.context.settings
+
+    def take_up(self, settings: Settings) -> None:
+        """Go on with other settings.
 
         Raises:
-            RefusedError: another process watches this fleet.
+            UserError: nothing can be measured as they say; all is as before.
         """
-        opened: list[AlertRow] = []
-        with self._alone(), self.measuring, self.sender:
-            done = 0
-            try:
-                while not cancelled():
-                    if self._sweep_is_due():
-                        self.sweep()
-                    else:
-                        opened += self.canary()
-                        done += 1
-                    if done == rounds or (opened and until_alert):
-                        break
-                    self._wait(self.settings.watch.canary_every_s, cancelled)
-            finally:
-                activity.set_activity(self.store, "")
-        return opened
+        before = self.settings
+        self.context.settings = settings
+        try:
+            fresh = Measuring(self.context).__enter__()
+        except BaseException:
+            self.context.settings = before
+            devices.sync(self.store, before.devices)
+            raise
+        old, self.measuring = self.measuring, fresh
+        old.__exit__(None, None, None)
 
-    def sweep(self, names: Sequence[str] | None = None) -> list[Latency]:
-        """Time the probes and the deployed model on every device, then cluster the fleet."""
-        chosen = names or [device.name for device in self.settings.devices]
+    def sweep(
+        self,
+        names: Sequence[str] | None = None,
+        begun: int | None = None,
+        away: Names = frozenset,
+    ) -> list[Latency]:
+        """Time the probes and the deployed model on every device, then cluster the fleet.
+
+        Args:
+            names: a part of the fleet, which takes its place among what is known of the others.
+            begun: number of a sweep that is open already; what is saved in it is not measured
+                once more.
+            away: devices that are left alone.
+        """
+        fleet = [device.name for device in self.settings.devices]
+        chosen = [name for name in names or fleet if name not in away()]
         probes = [self.measuring.models[probe.name] for probe in self.settings.probes]
-        running = {d.name: self.measuring.deployed(d.name) for d in self.settings.devices}
+        running = {name: self.measuring.deployed(name) for name in fleet}
         visits = {name: [*probes, running[name]] for name in chosen}
-        self._say("sweep")
-        whole = len(chosen) == len(self.settings.devices)
-        found = self.measuring.run("sweep" if whole else "bench", visits)
-        if not self.context.cancelled():
-            # What most devices of the fleet run, also where only a part of it was measured, which
-            # takes its place among what is known of the others.
-            by_digest = {model.digest: model for model in running.values()}
-            common = Counter(m.digest for m in running.values()).most_common(1)[0][0]
-            self._cluster([*probes, by_digest[common]], self.measuring.last_sweep, whole)
-            self._probe({one.device for one in found if one.ok})
+        kind: measurements.SweepKind = "sweep" if len(names or fleet) == len(fleet) else "bench"
+        number = measurements.begin(self.store, kind) if begun is None else begun
+        wanted = visits if begun is None else sweeps.missing(self.store, number, visits)
+        found = self.measuring.run(kind, wanted, into=number, away=away)
+        if self.context.cancelled() or set(chosen) <= set(away()):
+            return found
+        # What most devices of the fleet run, also where only a part of it was measured.
+        by_digest = {model.digest: model for model in running.values()}
+        common = Counter(model.digest for model in running.values()).most_common(1)[0][0]
+        whole = len(set(chosen) - set(away())) == len(fleet)
+        self._cluster([*probes, by_digest[common]], number, whole)
+        measurements.finish(self.store, number)
+        self._probe({one.device for one in found if one.ok} - set(away()))
         return found
 
-    def canary(self) -> list[AlertRow]:
-        """Time only the deployed model in one short block; return the alerts that opened."""
+    def canary(self, begun: int | None = None, away: Names = frozenset) -> list[AlertRow]:
+        """Time only the deployed model in one short block; return the alerts that opened.
+
+        `begun` is the number of a round that is open already, `away` the devices left alone: they
+        are not measured, and what was measured of them just before is not judged.
+        """
         visits = {
-            device.name: [self.measuring.deployed(device.name)] for device in self.settings.devices
+            device.name: [self.measuring.deployed(device.name)]
+            for device in self.settings.devices
+            if device.name not in away()
         }
-        self._say("canary round")
-        found = self.measuring.run("canary", visits, self.measuring.canary())
-        if self.context.cancelled():
+        number = measurements.begin(self.store, "canary") if begun is None else begun
+        found = self.measuring.run("canary", visits, self.measuring.canary(), number, away)
+        left = away()
+        if self.context.cancelled() or set(visits) <= set(left):
             return []
         opened: list[AlertRow] = []
-        for digest in dict.fromkeys(models[0].digest for models in visits.values()):
-            own = [one for one in found if one.model == digest]
-            opened += judge_round(self.settings, self.store, digest, own)
-        policy.decide(self.context)
-        self._tell()
+        with self.store.write():  # in one step: a whole round is one that was judged
+            for digest in dict.fromkeys(models[0].digest for models in visits.values()):
+                own = [one for one in found if one.model == digest and one.device not in left]
+                opened += judge_round(self.settings, self.store, digest, own)
+            measurements.finish(self.store, number)
         return opened
-
-    def _tell(self) -> None:
-        """Write down what others are to be told; it is sent meanwhile, by other threads."""
-        if messages.gather(self.settings, self.store):
-            self.sender.wake()
 
     def _probe(self, answered: Collection[str]) -> None:
         """Find the channel multiple of real devices that were never probed."""
@@ -126,52 +140,12 @@ class Watcher:
             and "channel_multiple" not in known.get(device.name, {})
         ]
         if due:
-            self._say("probe")
             probe(self.measuring, due)
 
     def _cluster(self, models: Sequence[ModelRow], sweep: int, whole: bool) -> None:
         try:
             cluster_fleet(self.settings, self.store, models, sweep, whole=whole)
+        except (StoreError, TimedOutError):
+            raise  # what cannot be saved is no whole sweep
         except UserError as error:
             self.context.reporter.noted("clusters", str(error))
-
-    def _sweep_is_due(self) -> bool:
-        last = measurements.last_finished(self.store, "sweep")
-        if last is None:
-            return True
-        age = datetime.now(UTC) - datetime.fromisoformat(last[1])
-        return age.total_seconds() >= self.settings.watch.sweep_every_s
-
-    def _wait(self, seconds: float, cancelled: Callable[[], bool]) -> None:
-        jitter = self.settings.watch.jitter
-        end = time.monotonic() + seconds * random.uniform(1 - jitter, 1 + jitter)
-        self._say(f"next round in {seconds:.0f} s", seconds + 30)
-        self._tidy(lambda: time.monotonic() >= end or cancelled())
-        look = time.monotonic() + _LOOK_S
-        while time.monotonic() < end and not cancelled():
-            time.sleep(0.1)
-            if time.monotonic() > look:
-                look = time.monotonic() + _LOOK_S
-                self._tell()  # a silence may be over
-
-    def _tidy(self, is_over: Callable[[], bool]) -> None:
-        """Roll old measurements up while nothing is measured; what is left is for the next time."""
-        own = self.settings.retention
-        cut = retention.cuts(self.store, own.full_days, own.hourly_days)
-        if cut == self._tidied:
-            return
-        for _ in retention.compact(self.store, cut, is_over):
-            pass
-        if not is_over():
-            self._tidied = cut
-
-    def _say(self, text: str, valid_s: float = 600.0) -> None:
-        activity.set_activity(self.store, text, valid_s)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        path = self.settings.state_dir / "watch.lock"
-        with path.open("ab") as lock:
-            if not locking.take(lock):
-                raise RefusedError("Another process watches this fleet already.")
-            yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hdap_tui import silencing
+from hdap_tui import moments, silencing
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
 from hdap_tui.names import own_name
@@ -16,7 +16,7 @@ def silence(context: Context, selector: str, for_: str, reason: str) -> Outcome:
     """Tell nobody of some alerts for a while; they are recorded and shown all the same."""
     if not reason.strip():
         raise SettingsError("a silence needs a reason: somebody will ask.")
-    length = silencing.duration(for_)
+    length = moments.length(for_)
     made, quiet = silencing.begin(
         context.settings, context.store, selector, length, reason, own_name()
     )

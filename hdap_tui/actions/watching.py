@@ -12,6 +12,7 @@ from hdap_tui.errors import ExitCode, SettingsError
 from hdap_tui.progress import WHOLE
 from hdap_tui.store import models
 from hdap_tui.watch import Watcher
+from hdap_tui.watching.loop import Loop
 
 
 def sweep(context: Context, select: str | None = None, estimate: float | None = None) -> Outcome:
@@ -77,8 +78,7 @@ def watch(context: Context, rounds: int | None = None, until_alert: bool = False
     if parent is not None:
         # Somebody's child: it ends when that one ends, in whatever way.
         context.cancelled = lambda: cancelled() or str(os.getppid()) != parent
-    watcher = Watcher(context)
-    alerts = watcher.run(context.cancelled, rounds=rounds, until_alert=until_alert)
+    alerts = Loop(Watcher(context)).run(rounds=rounds, until_alert=until_alert)
     context.reporter.finished(WHOLE)
     return Outcome(
         data={"alerts": [{"alert": a.id, "subject": a.subject} for a in alerts]},

@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -19,6 +19,7 @@ from hdap_tui.context import Context, nobody, silent_stage
 from hdap_tui.errors import ExitCode, RefusedError, UserError
 
 OpenDashboard = Callable[[Context], int]
+C = TypeVar("C", bound=click.Command)
 
 GROUPS = {
     "devices": "The devices of the fleet.",
@@ -89,14 +90,18 @@ def build(open_dashboard: OpenDashboard) -> click.Group:
         return open_dashboard(Context(config=config))
 
     groups = {name: _group(name, text) for name, text in GROUPS.items()}
-    for group in groups.values():
-        hdap.add_command(group)
+    # A command that has others below it is a group that does something by itself.
+    heads = {command.name.partition(" ")[0] for command in COMMANDS if " " in command.name}
     for command in COMMANDS:
         first, _, rest = command.name.partition(" ")
         if rest:
-            groups[first].add_command(_build_command(command), rest)
+            groups[first].add_command(_build_command(command, click.Command), rest)
+        elif first in heads:
+            groups[first] = _build_command(command, click.Group, invoke_without_command=True)
         else:
-            hdap.add_command(_build_command(command), first)
+            hdap.add_command(_build_command(command, click.Command), first)
+    for group in groups.values():
+        hdap.add_command(group)
     return hdap
 
 
@@ -119,10 +124,14 @@ def _group(name: str, text: str) -> click.Group:
     return group
 
 
-def _build_command(command: Command) -> click.Command:
-    def callback(as_json: bool, config: Path | None = None, **arguments: Any) -> int:
-        config = config or click.get_current_context().find_root().obj
-        return execute(command, config, as_json, arguments)
+def _build_command(command: Command, kind: type[C], **options: Any) -> C:
+    def callback(as_json: bool, config: Path | None = None, **arguments: Any) -> int | None:
+        context = click.get_current_context()
+        root = context.find_root()
+        if context.invoked_subcommand is not None:
+            root.obj = config or root.obj
+            return None
+        return execute(command, config or root.obj, as_json, arguments)
 
     params: list[click.Parameter] = [_build_parameter(p) for p in command.parameters]
     params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."))
@@ -131,7 +140,7 @@ def _build_command(command: Command) -> click.Command:
         params.append(
             click.Option(["--config"], type=click.Path(path_type=Path), default=None, hidden=True)
         )
-    return click.Command(command.name, callback=callback, params=params, help=command.help)
+    return kind(command.name, callback=callback, params=params, help=command.help, **options)
 
 
 def _build_parameter(parameter: Parameter) -> click.Parameter:
@@ -160,8 +169,11 @@ def _build_parameter(parameter: Parameter) -> click.Parameter:
 
 def execute(command: Command, config: Path | None, as_json: bool, arguments: dict[str, Any]) -> int:
     """Run a command of the registry and print what came out of it."""
+    unattended = command.name in UNATTENDED
     # Whoever wants JSON is a program, and what it shows is its own affair.
-    with diagnostics.ProgressBar(not as_json, lambda device: context.shown(device)) as bar:
+    with diagnostics.ProgressBar(
+        not as_json, lambda device: context.shown(device), unattended
+    ) as bar:
         from engine.events import Reporter
 
         def secret(question: str) -> str | None:
@@ -176,12 +188,16 @@ def execute(command: Command, config: Path | None, as_json: bool, arguments: dic
             config=config,
             reporter=Reporter(command.name, bar),
             confirm=confirm,
-            secret=nobody if command.name in UNATTENDED else secret,
+            secret=nobody if unattended else secret,
             on_stage=bar.stage if bar.draws else silent_stage,
         )
         try:
             _check_allowed(command, context, arguments)
             outcome = command.load()(context, **arguments)
+        except KeyboardInterrupt:
+            if unattended and not sys.stderr.isatty():
+                raise click.Abort from None  # else click puts an empty line into the log
+            raise
         finally:
             context.close()
     output.write(outcome, as_json)

@@ -73,11 +73,22 @@ class ProgressBar:
     refreshes = 4.0
     """Pictures a second: what changes faster nobody can read."""
 
-    def __init__(self, live: bool = True, shown: Callable[[str], str] = str) -> None:
-        """`live` says whether a terminal shows more than notes; `shown` what a device is called."""
+    def __init__(
+        self, live: bool = True, shown: Callable[[str], str] = str, journal: bool = False
+    ) -> None:
+        """Begin to listen.
+
+        Args:
+            live: whether a terminal shows more than notes.
+            shown: what a device is called.
+            journal: what is no terminal gets a line for every note and no other, with the time
+                unless systemd's journal adds it.
+        """
         self.progress = Progress()
         self.board = Board(shown)
-        self._wanted = live or not sys.stderr.isatty()
+        journal = journal and not sys.stderr.isatty()
+        self._wanted = (live or not sys.stderr.isatty()) and not journal
+        self._stamped = journal and "JOURNAL_STREAM" not in os.environ
         self.draws = live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         """Whether there is a terminal to draw on."""
         self._live: Live | None = None
@@ -131,7 +142,8 @@ class ProgressBar:
     def _say(self, text: str) -> None:
         with self._drawing:
             if self._live is None:
-                note(text)
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime()) if self._stamped else ""
+                note(stamp + text)
             else:
                 from rich.text import Text
 

@@ -29,6 +29,11 @@ StageText = Annotated[
         description='"N per cluster", "N" or "N %"',
     ),
 ]
+ClockText = Annotated[
+    str,
+    Meta(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$", description='a time as "HH:MM"'),
+]
+Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 FailuresText = Annotated[str, Meta(pattern=r"^[0-9]{1,6}( ?%)?$", description='"N" or "N %"')]
 
 
@@ -211,18 +216,40 @@ class Benchmark(Section, frozen=True):
     canary: Canary = Canary()
 
 
+class Maintenance(Section, frozen=True):
+    """Hours of the week in which the watcher leaves devices alone: it does not measure them, and
+    tells no drift of them. Other commands go on."""
+
+    start: ClockText
+    """When it begins, by the clock of the time zone."""
+    end: ClockText
+    """When it ends; a time no later than `start` is one of the next day."""
+    days: tuple[Day, ...] = ()
+    """Days on which it begins; left out: every day."""
+    timezone: str = ""
+    """Time zone, such as "Europe/Berlin"; left out: that of the machine that watches."""
+    select: str = ""
+    """Which devices, as with --select; left out: all."""
+    reason: str = ""
+    """What to show beside it."""
+
+
 class Watch(Section, frozen=True):
     """When the fleet is measured by itself."""
 
     sweep_every_s: Positive = 86400.0
-    """Seconds between two full sweeps (all probes on every device)."""
+    """Seconds between two full sweeps (all probes on every device), by the wall clock."""
     canary_every_s: Positive = 3600.0
     """Seconds between two canary rounds (only the deployed model, one short block)."""
     probe_channels: bool = True
     """Whether a sweep also finds the channel multiple of a device that was never probed, which
     takes about ten seconds; emulated devices are left out."""
     jitter: Share = 0.1
-    """Share of the time between rounds by which each is moved at random."""
+    """Share of the time between two rounds or sweeps by which each is moved to later at random."""
+    resume_within_s: NotNegative = 3600.0
+    """A sweep that was broken off is taken up where it began no longer ago than this: only devices
+    that are missing are measured. An older one is left as it is, and a new one begins."""
+    maintenance: tuple[Maintenance, ...] = ()
 
 
 class Retention(Section, frozen=True):

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
-from hdap_tui.config import alerts, recipes, schema
+from hdap_tui.config import alerts, maintenance, recipes, schema
 from hdap_tui.config.patterns import expand
 from hdap_tui.config.source import Source, did_you_mean
 from hdap_tui.errors import SettingsError
@@ -259,6 +259,7 @@ def settle(file: schema.File, source: Source) -> Settings:
     # The two lists need the settings' own way of making paths absolute, so they come second.
     object.__setattr__(settings, "models", tuple(_models(file, settings, source)))
     object.__setattr__(settings, "devices", tuple(_devices(file, settings, source)))
+    maintenance.check(file.watch.maintenance, settings.devices, source)
     if file.fleet.model and file.fleet.model not in {model.name for model in settings.models}:
         hint = did_you_mean(file.fleet.model, [model.name for model in settings.models])
         raise source.error(

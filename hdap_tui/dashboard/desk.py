@@ -12,7 +12,7 @@ from hdap_tui.dashboard.grammar import WORDS, Call, Selection, fill, parse
 from hdap_tui.dashboard.screens.fleet import FleetScreen
 from hdap_tui.dashboard.tasks import Task, Tasks
 from hdap_tui.dashboard.widgets.line import Piece
-from hdap_tui.errors import ExitCode, UserError
+from hdap_tui.errors import ExitCode, RefusedError, UserError
 from hdap_tui.fact_names import BY_NAME as FACTS
 from hdap_tui.progress import duration
 
@@ -113,6 +113,8 @@ class Desk:
         """Start to watch the fleet in this process; where another does it, that one is enough."""
         try:
             self._app.source.start_watcher()
+        except RefusedError as error:
+            self._app.say(str(error))
         except UserError as error:
             self._app.say(str(error), "error")
         else:

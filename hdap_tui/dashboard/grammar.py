@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hdap_tui.commands import BY_NAME, COMMANDS, SELECT, Command, Parameter
+from hdap_tui.commands import BY_NAME, COMMANDS, Command, Parameter
 from hdap_tui.config.expression import quote
 from hdap_tui.errors import SettingsError
 from hdap_tui.silencing import selector_of
@@ -297,7 +297,7 @@ def _values(parameter: Parameter | None, snapshot: FleetSnapshot | None) -> list
             tags = sorted({f"tag={tag}" for row in snapshot.devices for tag in row.tags})
             tags += sorted({f"state={row.state}" for row in snapshot.devices})
             names = [row.name for row in snapshot.devices]
-            found = names + (tags if parameter is SELECT else [])
+            found = names + (tags if parameter.name == "select" else [])
         case "model" | "models":
             found = [row.name for row in snapshot.models]
         case "job":

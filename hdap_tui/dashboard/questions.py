@@ -10,6 +10,7 @@ from hdap_tui.alert_words import alert_sentence
 from hdap_tui.dashboard.formats import count, listed
 from hdap_tui.dashboard.grammar import Call, Selection
 from hdap_tui.store.records import FleetSnapshot
+from hdap_tui.text import clean
 
 
 def before(
@@ -21,6 +22,10 @@ def before(
         return "Start a compression job for the fleet as it is now?", _compression(
             call, snapshot, selection
         )
+    if command.name == "watch pause":
+        given = call.arguments
+        whom = str(given["select"] or "the whole fleet")
+        return f"Have the watcher leave devices alone for {clean(given['for_'], 40)}?", [whom]
     if command.dangerous and not any(p.name == "yes" for p in command.parameters):
         said = [f"{name}: {value}" for name, value in call.arguments.items() if value is not None]
         return f"{command.name}: {command.help}", said

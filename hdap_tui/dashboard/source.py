@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hdap_tui.context import Context, Outcome
 from hdap_tui.dashboard.watcher import ChildWatcher
+from hdap_tui.errors import RefusedError
 from hdap_tui.store.records import AlertEvent, DeploymentDevice, FleetSnapshot, JobRow, Point
 from hdap_tui.store.values import from_micros
 
@@ -142,6 +144,8 @@ class FleetSource:
         self._opened: Store | None = None
         self._jobs: JobWatch | None = None
         self._watcher = ChildWatcher(context.settings)
+        self._elsewhere = ""
+        """Who watches the fleet, in words; empty where nobody does."""
 
     @property
     def read_only(self) -> bool:
@@ -254,7 +258,13 @@ class FleetSource:
             context.close()
 
     def start_watcher(self) -> None:
-        """Start `hdap watch` as a child of this process."""
+        """Start `hdap watch` as a child of this process.
+
+        Raises:
+            RefusedError: another process watches the fleet, as it was when last asked.
+        """
+        if self._elsewhere:
+            raise RefusedError(f"{self._elsewhere} watches this fleet already.")
         with self._lock:
             self._watcher.start()
 
@@ -268,10 +278,14 @@ class FleetSource:
         return self._watcher.running
 
     def activity(self) -> str:
-        """Say what the store knows about the watcher of this or any other process."""
-        from hdap_tui.store.activity import activity
+        """Say what the store knows about the watcher of this or any other process, and pauses."""
+        from hdap_tui.store import pauses
+        from hdap_tui.watching import owner, words
 
-        return activity(self._store)
+        row = owner.running(self._store)
+        others = row is not None and row.pid != self._watcher.pid
+        self._elsewhere = owner.where(row) if row is not None and others else ""
+        return words.activity(row, pauses.rows(self._store), self.devices, datetime.now(UTC))
 
     @property
     def said(self) -> str:

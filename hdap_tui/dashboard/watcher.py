@@ -63,6 +63,11 @@ class ChildWatcher:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """Number of the latest one; 0 where there never was one."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
     def said(self) -> str:
         """Why it ended, where nobody asked it to."""
         process = self._process

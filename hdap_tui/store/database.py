@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 10.0
 APPLICATION_ID = 0x68646170
 """Says in the file's header whose it is: "hdap"."""
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """Number of the last migration."""
 
 Parameters = Sequence[Any] | Mapping[str, Any]

@@ -42,11 +42,15 @@ class Round:
     """Median latency in ms by device; devices that failed are not in it."""
 
 
-def begin(store: Store, kind: SweepKind) -> int:
-    """Open a sweep and return its number; until it is finished it counts as half."""
+def begin(store: Store, kind: SweepKind, watcher: int | None = None) -> int:
+    """Open a sweep and return its number; until it is finished it counts as half.
+
+    One that a `watcher` began, and did not finish, may be taken up.
+    """
     with store.write() as connection:
         cursor = connection.execute(
-            "INSERT INTO sweeps (kind, started_at) VALUES (?, ?)", (kind, now())
+            "INSERT INTO sweeps (kind, started_at, watcher_id) VALUES (?, ?, ?)",
+            (kind, now(), watcher),
         )
         assert cursor.lastrowid is not None
         return cursor.lastrowid
@@ -373,8 +377,8 @@ def _keep_latest(store: Store, device: int, model: int, at: int, latency: Latenc
     found = store.row(
         "SELECT at, recent FROM device_latest WHERE device_id = ? AND model_id = ?", (device, model)
     )
-    if found is not None and found["at"] > at:
-        return  # an older result that came in late
+    if found is not None and at < found["at"] <= to_micros(now()):
+        return  # an older result that came in late; what is yet to come was a clock set back since
     recent = array("f", found["recent"] if found else b"")
     recent.append(latency.median_ms)
     store.connection.execute(

@@ -282,6 +282,55 @@ CREATE TABLE rollups (
 ALTER TABLE devices ADD COLUMN host_key TEXT NOT NULL DEFAULT '';
 """
 
+
+@migrations()
+def m010_watchers(db: Database) -> None:
+    """Who watches, when what was due, which sweep is whose, and pauses."""
+    db.executescript(_WATCHERS)
+
+
+_WATCHERS = """
+-- one row for each run of a watcher
+CREATE TABLE watchers (
+    id INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    since TEXT NOT NULL,
+    -- empty: it runs, or was killed
+    ended_at TEXT NOT NULL DEFAULT '',
+    -- grows for as long as it lives
+    beat INTEGER NOT NULL DEFAULT 0,
+    heard_at TEXT NOT NULL,
+    doing TEXT NOT NULL DEFAULT '',
+    doing_since TEXT NOT NULL DEFAULT '',
+    next_sweep_at TEXT NOT NULL DEFAULT '',
+    next_round_at TEXT NOT NULL DEFAULT '',
+    missed_sweeps INTEGER NOT NULL DEFAULT 0,
+    missed_rounds INTEGER NOT NULL DEFAULT 0,
+    error TEXT NOT NULL DEFAULT '',
+    error_at TEXT NOT NULL DEFAULT '',
+    -- whom maintenance windows leave alone just now
+    rests TEXT NOT NULL DEFAULT '[]'
+);
+-- the time of each grid that was taken last, seconds since 1970
+CREATE TABLE watch_times (kind TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE pauses (
+    id INTEGER PRIMARY KEY,
+    -- names; none: the whole fleet
+    devices TEXT NOT NULL,
+    since TEXT NOT NULL,
+    until TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    -- when it was ended by command
+    ended_at TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX pauses_open ON pauses (until) WHERE ended_at = '';
+-- null: somebody's own sweep, which no watcher takes up
+ALTER TABLE sweeps ADD COLUMN watcher_id INTEGER REFERENCES watchers (id);
+"""
+
+
 _PLACES = """
 -- the clusters as they stand: one row
 CREATE TABLE cluster_state (

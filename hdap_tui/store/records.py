@@ -359,7 +359,5 @@ class FleetSnapshot:
     """From their folders, which the store knows nothing of."""
     models: tuple[ModelRow, ...] = ()
     deployments: tuple[DeploymentRow, ...] = ()
-    activity: str = ""
-    """What the watcher is doing now ("sweep 5/12", "canary round 3", "next round in 8 s")."""
     columns: tuple[str, ...] = ()
     """Facts that the operator wants to see as columns of the fleet table."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hdap_tui.store import alerts, clusters, decisions, deployments, devices, models
-from hdap_tui.store.activity import activity
 from hdap_tui.store.columns import columns
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import FleetSnapshot
@@ -31,6 +30,5 @@ def snapshot(store: Store, fleet: str) -> FleetSnapshot:
             decisions=decisions.rows(store, limit=20),
             models=models.rows(store),
             deployments=deployments.rows(store),
-            activity=activity(store),
             columns=columns(store),
         )

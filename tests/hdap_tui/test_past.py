@@ -320,3 +320,20 @@ def test_what_does_not_go_with_a_moment_is_refused(
     assert status == ExitCode.USAGE
     assert said.count("\n") == 1
     assert "--at" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90m", 5400), ("2h", 7200), ("1h30m", 5400), ("1h 30min", 5400), ("1d 12h", 129_600),
+     ("45s", 45), ("1.5h", 5400)],
+)  # fmt: skip
+def test_lengths_of_time_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert moments.length(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "h", "2x", "-1h", "1h-30m", "1e9h", "٣h", "2h\x1b[1m", "0s", "400d", "1h!"]
+)
+def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError):
+        moments.length(text)

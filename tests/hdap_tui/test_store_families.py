@@ -18,7 +18,6 @@ from engine.latency import Comparison, FleetComparison, Latency
 from hdap_tui.config import Device
 from hdap_tui.stages import Follower, Stages
 from hdap_tui.store import (
-    activity,
     alerts,
     clusters,
     deployments,
@@ -738,7 +737,6 @@ def test_the_snapshot_holds_everything_at_a_glance(store: Store) -> None:
     measure(store, *(latency("a", 1.0 + n, second=n) for n in range(40)))
     fire(store)
     deployments.begin(store, OLD, ["a"])
-    activity.set_activity(store, "canary round 3")
     seen = snapshot(store, "lab")
     assert (seen.fleet, seen.version) == ("lab", version(store))
     assert [row.name for row in seen.devices] == ["a", "b", "c"]
@@ -748,7 +746,6 @@ def test_the_snapshot_holds_everything_at_a_glance(store: Store) -> None:
     assert len(first.recent_ms) == measurements.RECENT
     assert first.recent_ms[-2:] == (39.0, 40.0)
     assert (len(seen.alerts), len(seen.models), len(seen.deployments)) == (1, 1, 1)
-    assert seen.activity == "canary round 3"
 
 
 def test_the_sparkline_is_that_of_the_model_that_runs_now(store: Store) -> None:
@@ -760,18 +757,10 @@ def test_the_sparkline_is_that_of_the_model_that_runs_now(store: Store) -> None:
     assert devices.rows(store)[0].recent_ms == (2.0,)
 
 
-def test_what_a_dead_watcher_said_last_is_forgotten(store: Store) -> None:
-    assert activity.activity(store) == ""
-    activity.set_activity(store, "sweep 5/12", valid_s=60)
-    assert activity.activity(store) == "sweep 5/12"
-    activity.set_activity(store, "sweep 6/12", valid_s=-1)
-    assert activity.activity(store) == ""
-
-
 def test_an_empty_store_has_an_empty_snapshot(tmp_path: Path) -> None:
     store = open_store(tmp_path / "empty.db")
     seen = snapshot(store, "lab")
-    assert (seen.devices, seen.alerts, seen.jobs, seen.activity) == ((), (), (), "")
+    assert (seen.devices, seen.alerts, seen.jobs) == ((), (), ())
     store.close()
 
 

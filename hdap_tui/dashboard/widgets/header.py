@@ -21,7 +21,7 @@ _VIEWS = (
     ("6", "deployments", "deployments list"),
 )
 _SHORT = {"deployments": "deploy"}
-_DOING_WIDTH = 18
+_DOING_WIDTH = 24
 """Cells that what is going on gets, before the views are shortened for it."""
 
 

@@ -129,7 +129,6 @@ def fleet(n: int = 12, seed: int = 1, names: Sequence[str] | None = None) -> Fle
         jobs=jobs(_one(names, 3)),
         models=models(_one(names, 4)),
         deployments=deployments(),
-        activity="sweep 5/12",
     )
 
 
@@ -341,6 +340,7 @@ class FakeSource:
         self.failing: Exception | None = None
         self.watching = False
         self.said = ""
+        self.doing = "sweep 5/12"
         self.reads = 0
         self.compared = 0
         self.latencies: dict[str, float] = {MODEL: 4.21, SMALL: 1.86}
@@ -476,7 +476,7 @@ class FakeSource:
         self.watching = False
 
     def activity(self) -> str:
-        return self.fleet.activity
+        return self.doing
 
     def close(self) -> None:
         self.watching = False

@@ -135,7 +135,8 @@ async def test_what_changes_meanwhile_does_not_move_the_past(open_app: Open) -> 
         await gone_back(hands, BACK)
         before = hands.text()
         hands.source.put_device("edge-01", latency_ms=1.234)
-        await hands.change(activity="canary round")
+        hands.source.doing = "canary round"
+        await hands.sees("canary round")
         await hands.idle()
         assert "1.234" not in hands.text()
         assert hands.text().splitlines()[3:] == before.splitlines()[3:]
