@@ -79,7 +79,11 @@ class _Moved:
 
 
 def export(
-    model: nn.Module, example: Tensor, path: str | Path, tolerance: float = TOLERANCE
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    tolerance: float = TOLERANCE,
+    template: Template | None = None,
 ) -> Exported:
     """Write a network as ONNX and compare the file with torch through ONNX Runtime.
 
@@ -88,11 +92,14 @@ def export(
         example: an input (N, C, H, W); compared on it, and on its first image alone.
         path: the file to write, replaced only when all went well.
         tolerance: the largest allowed difference, relative to the largest logit.
+        template: of this network, or of one that it was pruned from; None: torch exports it.
 
     Raises:
-        ValueError: torch cannot export the network, or the two differ by more than that.
+        ValueError: torch cannot export the network, the template is another's, or the two differ
+            by more than that.
     """
-    data = Template(model, example, tolerance=tolerance).build(model)
+    template = template or Template(model, example, tolerance=tolerance)
+    data = template.build(model)
     difference = parity(data, model, example, tolerance)
     return write_file(data, Path(path), difference)
 

@@ -25,6 +25,7 @@ from engine.search.outer import Search
 if TYPE_CHECKING:
     from torch import nn
 
+    from engine.compress.export import Template
     from engine.compress.groups import Group
     from engine.data import Dataset
     from engine.latency import Measure
@@ -84,6 +85,7 @@ def compress(
     folder: Path,
     reporter: Reporter | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    template: Callable[[], Template] | None = None,
 ) -> Outcome:
     """Decide between one network and one for each cluster, then search, prune and fine-tune.
 
@@ -101,8 +103,9 @@ def compress(
     everyone = tuple(cluster.id for cluster in clusters)
     with threads(1), scorers(settings) as executor:
         loop = Loop(
-            *common, clusters, measure, settings, folder, reporter, cancelled, executor=executor
-        )
+            *common, clusters, measure, settings, folder, reporter, cancelled,
+            executor=executor, template=template,
+        )  # fmt: skip
         apart, ahead = settings.per_cluster == "always", None
         if len(clusters) > 1 and settings.per_cluster != "never":
             ahead = _forecast(loop, folder / "forecast.json")
@@ -117,7 +120,7 @@ def compress(
             own = Loop(
                 *common, (cluster,), measure, settings, folder / name, reporter, cancelled,
                 log=folder / "measurements.jsonl", suffix=f" ({name})",
-                executor=executor,
+                executor=executor, template=loop.template,
             )  # fmt: skip
             results.append(((cluster.id,), own.run()))
         return Outcome(tuple(results), ahead)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ def compress(
     folder: Path,
     reporter: Reporter | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    template: Callable[[], Template] | None = None,
 ) -> Result:
     """Search, prune and fine-tune; started again on the same folder, it goes on.
 
@@ -94,6 +96,8 @@ def compress(
         reporter: hears of the steps: sample, surrogates, search, refine, finetune, each followed
             by the number of the outer iteration from the second on.
         cancelled: asked all the time.
+        template: gives the original's template, asked for when something is to be measured; None:
+            the search makes one.
 
     Raises:
         Cancelled: somebody asked to stop.
@@ -104,7 +108,7 @@ def compress(
     with threads(1), scorers(settings) as executor:
         return Loop(
             network, groups, dataset, clusters, measure, settings, folder, reporter, cancelled,
-            executor=executor,
+            executor=executor, template=template,
         ).run()  # fmt: skip
 
 
@@ -131,6 +135,7 @@ class Loop:
         log: Path | None = None,
         suffix: str = "",
         executor: Executor | None = None,
+        template: Callable[[], Template] | None = None,
     ) -> None:
         import torch
 
@@ -146,7 +151,7 @@ class Loop:
         self.example = torch.from_numpy(dataset.train_images[:2]).float() / 255
         self.geometry = measure_geometry(network, groups, self.example)
         self.scores = importance(network, groups, settings.norm)
-        self.template: Template | None = None
+        self.template = template or cache(self._template)
         self.whole: Widths = whole(groups).widths
         self.measurements = Measurements(
             Log(log or folder / "measurements.jsonl"),
@@ -354,12 +359,13 @@ class Loop:
 
     def write(self, widths: Widths, path: Path) -> str:
         """Write the ONNX file of a design of the original network; return its digest."""
+        pruned = prune(self.original, self.original_groups, at_widths(self.scores, widths))
+        return self.template().write(pruned, path).digest
+
+    def _template(self) -> Template:
         from engine.compress.export import Template
 
-        if self.template is None:
-            self.template = Template(self.original, self.example, self.original_groups)
-        pruned = prune(self.original, self.original_groups, at_widths(self.scores, widths))
-        return self.template.write(pruned, path).digest
+        return Template(self.original, self.example, self.original_groups)
 
     def accuracy(self, network: nn.Module, split: str = "selection") -> float:
         """Return a network's accuracy on a split, 0 to 1."""

@@ -127,7 +127,8 @@ class _Compression:
         builder.prepare()
         self.reporter.finished("prepare", groups=len(builder.groups))
         networks = builder.build()
-        original = export(network, builder.example, self.folder.work / "original.onnx")
+        path = self.folder.work / "original.onnx"
+        original = export(network, builder.example, path, template=builder.template)
         return original, [self._export(one, builder) for one in networks], builder.forecast
 
     def _export(self, made: Network, builder: Builder) -> _Floating:
@@ -135,7 +136,7 @@ class _Compression:
         step = made.part.step("export")
         self.reporter.started(step, weight=_EXPORT_S)
         path = self.folder.work / made.part.file("pruned.onnx")
-        file = export(made.network, builder.example, path)
+        file = export(made.network, builder.example, path, template=builder.template)
         self.reporter.finished(step, difference=file.difference)
         metrics = {
             **made.metrics,

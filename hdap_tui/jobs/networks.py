@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from engine import accelerator
@@ -34,6 +35,7 @@ from hdap_tui.store.facts import USUAL_MULTIPLE
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from engine.compress.export import Template
     from engine.data import Dataset
 
 STATISTICS_IMAGES = 512
@@ -87,6 +89,13 @@ class Builder:
         self.example: Tensor = torch.from_numpy(dataset.test_images[:2]).float() / 255
         self.groups: tuple[Group, ...] = ()
         self.forecast: dict[str, Any] | None = None
+
+    @cached_property
+    def template(self) -> Template:
+        """The original as ONNX; torch's exporter takes seconds, and is run for it alone."""
+        from engine.compress.export import Template
+
+        return Template(self.original, self.example, self.groups)
 
     def prepare(self) -> None:
         """Find the groups of channels, where a step removes any.
@@ -147,6 +156,7 @@ class Builder:
             self.job.folder.work,
             self.job.reporter,
             self.job.cancelled,
+            lambda: self.template,
         )
         self.forecast = asdict(outcome.forecast) if outcome.forecast else None
         found, without = [], ""

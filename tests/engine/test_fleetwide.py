@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from engine import data
+from engine.compress.export import Template
 from engine.compress.finetune import Recipe, finetune
 from engine.compress.groups import trace
 from engine.events import Noted, Reporter, Started
@@ -83,20 +84,31 @@ class Devices:
             yield Latency(device=device, model=digest, median_ms=ms, block_medians_ms=(ms, ms))
 
 
-def run(network, digits, folder, settings=SETTINGS, clusters=CLUSTERS):
-    events, devices = [], Devices(network)
-    groups = trace(network, EXAMPLE)
-    outcome = fleetwide.compress(
-        network, groups, digits, clusters, devices, settings, folder,
-        Reporter("job", events.append),
-    )  # fmt: skip
-    return outcome, events, devices
+@pytest.fixture(scope="module")
+def run(network, digits):
+    """`run(folder, …)`; the network is exported once for all."""
+    groups, exported = trace(network, EXAMPLE), []
+
+    def template():
+        if not exported:
+            exported.append(Template(network, EXAMPLE, groups))
+        return exported[0]
+
+    def search(folder, settings=SETTINGS, clusters=CLUSTERS):
+        events, devices = [], Devices(network)
+        outcome = fleetwide.compress(
+            network, groups, digits, clusters, devices, settings, folder,
+            Reporter("job", events.append), template=template,
+        )  # fmt: skip
+        return outcome, events, devices
+
+    return search
 
 
 @pytest.fixture(scope="module")
-def apart(network, digits, tmp_path_factory):
+def apart(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("apart")
-    return folder, *run(network, digits, folder)
+    return folder, *run(folder)
 
 
 def test_clusters_that_wait_for_other_layers_are_told_to_gain_from_networks_of_their_own(apart):
@@ -124,9 +136,9 @@ def test_each_network_prunes_what_its_own_cluster_waits_for(apart):
     assert any(isinstance(e, Started) and e.step == "search (cluster-1)" for e in events)
 
 
-def test_taken_up_again_it_decides_the_same_and_measures_nothing(apart, network, digits):
+def test_taken_up_again_it_decides_the_same_and_measures_nothing(apart, run):
     folder, outcome, *_ = apart
-    again, _, devices = run(network, digits, folder)
+    again, _, devices = run(folder)
     assert devices.asked == 0
     assert again.forecast == outcome.forecast
     assert [r.design for _, r in again.results] == [r.design for _, r in outcome.results]
@@ -141,9 +153,9 @@ def test_measurements_are_shared_between_the_networks(apart):
     assert not list(folder.glob("cluster-*/measurements.jsonl"))
 
 
-def test_one_network_is_made_where_a_second_one_gains_too_little(network, digits, tmp_path):
+def test_one_network_is_made_where_a_second_one_gains_too_little(run, tmp_path):
     settings = replace(SETTINGS, per_cluster_gain=900.0)
-    outcome, events, _ = run(network, digits, tmp_path, settings)
+    outcome, events, _ = run(tmp_path, settings)
     assert [ids for ids, _ in outcome.results] == [(0, 1)]
     assert outcome.forecast is not None
     assert any(
@@ -151,7 +163,7 @@ def test_one_network_is_made_where_a_second_one_gains_too_little(network, digits
     )
 
 
-def test_nobody_looks_ahead_for_a_fleet_of_one_cluster(network, digits, tmp_path):
-    outcome, *_ = run(network, digits, tmp_path, clusters=CLUSTERS[:1])
+def test_nobody_looks_ahead_for_a_fleet_of_one_cluster(run, tmp_path):
+    outcome, *_ = run(tmp_path, clusters=CLUSTERS[:1])
     assert outcome.forecast is None
     assert len(outcome.results) == 1

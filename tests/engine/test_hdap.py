@@ -12,7 +12,7 @@ from torch import nn
 
 from engine import data
 from engine.compress.designs import Design, whole
-from engine.compress.export import Exported
+from engine.compress.export import Template
 from engine.compress.finetune import Recipe, finetune
 from engine.compress.groups import trace
 from engine.compress.prune import narrow, prune
@@ -76,18 +76,6 @@ class Devices:
         )
 
 
-class NamesOnly:
-    """In place of the exporter, where only the names of the files matter."""
-
-    def __init__(self, *_arguments):
-        pass
-
-    def write(self, _model, path):
-        path.write_text(path.stem)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return Exported(path, digest, len(path.stem))
-
-
 @pytest.fixture(scope="module")
 def digits():
     whole_set = data.load("digits")
@@ -125,6 +113,12 @@ def geometry(network, groups):
     return measure_geometry(network, groups, torch.rand(1, 3, 16, 16))
 
 
+@pytest.fixture(scope="module")
+def template(network, groups):
+    """The network as ONNX: exporting takes seconds, so it is done once."""
+    return Template(network, torch.rand(2, 3, 16, 16), groups)
+
+
 def fingerprint(model):
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
@@ -144,8 +138,17 @@ def undisturbed(network, groups, digits, geometry, tmp_path_factory):
     return result, folder, events, devices
 
 
-def rerun(folder, network, groups, digits, devices, settings=SETTINGS, **more):
-    return compress(network, groups, digits, CLUSTERS, devices, settings, folder, **more)
+@pytest.fixture(scope="module")
+def search(network, groups, digits, template):
+    """`search(folder, devices, …)`, without exporting the network again."""
+
+    def run(folder, devices, settings=SETTINGS, clusters=CLUSTERS, **more):
+        return compress(
+            network, groups, digits, clusters, devices, settings, folder,
+            template=lambda: template, **more,
+        )  # fmt: skip
+
+    return run
 
 
 def test_the_result_is_smaller_predicted_and_measured_faster_and_still_classifies(undisturbed):
@@ -171,14 +174,13 @@ def test_the_design_rebuilds_the_network_s_shapes_from_the_original(undisturbed,
 
 
 def test_kept_channels_are_those_of_the_original_over_both_outer_iterations(
-    network, groups, digits, geometry, tmp_path, monkeypatch
+    search, network, groups, geometry, tmp_path
 ):
-    monkeypatch.setattr("engine.compress.export.Template", NamesOnly)
     # Without training the weights that are left must be the original's own, channel by channel.
     settings = replace(
         SETTINGS, recipe=Recipe(epochs=0), finalists=0, refinements=0, maximum_drop=100.0
     )
-    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    result = search(tmp_path, Devices(geometry), settings)
     assert len(result.iterations) == 2
     assert result.iterations[1].design.widths != result.iterations[0].design.widths
     expected = prune(network, groups, result.design).state_dict()
@@ -213,12 +215,12 @@ def test_every_step_says_how_much_there_is_and_reaches_it(undisturbed):
 
 
 def test_a_run_on_copied_measurements_ends_in_the_same_network_and_measures_nothing(
-    undisturbed, network, groups, digits, geometry, tmp_path
+    undisturbed, search, geometry, tmp_path
 ):
     result, folder, *_ = undisturbed
     shutil.copy(folder / "measurements.jsonl", tmp_path)
     devices = Devices(geometry)
-    again = rerun(tmp_path, network, groups, digits, devices)
+    again = search(tmp_path, devices)
     assert devices.asked == []
     assert fingerprint(again.network) == fingerprint(result.network)
     assert again.design == result.design
@@ -243,7 +245,7 @@ def stopping_at(step, count):
 
 
 def test_a_run_stopped_anywhere_again_and_again_ends_in_the_same_network(
-    undisturbed, network, groups, digits, geometry, tmp_path
+    undisturbed, search, geometry, tmp_path
 ):
     result, folder, *_ = undisturbed
     shutil.copy(folder / "measurements.jsonl", tmp_path)
@@ -252,18 +254,18 @@ def test_a_run_stopped_anywhere_again_and_again_ends_in_the_same_network(
     places += [("search 2", 5), ("finetune 2", 1)]
     for step, count in places:
         with pytest.raises(Stop):
-            rerun(tmp_path, network, groups, digits, devices, reporter=stopping_at(step, count))
+            search(tmp_path, devices, reporter=stopping_at(step, count))
     for file in ("measurements.jsonl", "accuracies.jsonl"):
         with (tmp_path / file).open("a") as stream:
             stream.write('{"widths": [1')  # killed in the middle of a line
-    again = rerun(tmp_path, network, groups, digits, devices)
+    again = search(tmp_path, devices)
     assert devices.asked == []
     assert fingerprint(again.network) == fingerprint(result.network)
     assert again.metrics == result.metrics
 
 
 def test_a_cancelled_run_says_so_and_resumes_to_the_same_network(
-    undisturbed, network, groups, digits, geometry, tmp_path
+    undisturbed, search, geometry, tmp_path
 ):
     result, folder, *_ = undisturbed
     shutil.copy(folder / "measurements.jsonl", tmp_path)
@@ -271,35 +273,35 @@ def test_a_cancelled_run_says_so_and_resumes_to_the_same_network(
     for after in (0, 30, 90):
         questions = iter(range(after))
         with pytest.raises(Cancelled):
-            rerun(
-                tmp_path, network, groups, digits, devices,
+            search(
+                tmp_path, devices,
                 cancelled=lambda left=questions: next(left, None) is None,
             )  # fmt: skip
-    again = rerun(tmp_path, network, groups, digits, devices)
+    again = search(tmp_path, devices)
     assert devices.asked == []
     assert fingerprint(again.network) == fingerprint(result.network)
 
 
 def test_a_finished_run_started_again_gives_its_result_at_once(
-    undisturbed, network, groups, digits, geometry, tmp_path
+    undisturbed, search, geometry, tmp_path
 ):
     result, folder, *_ = undisturbed
     shutil.copytree(folder, tmp_path / "copy")
     steps = []
     reporter = Reporter("again", lambda event: steps.append(event.step))
-    again = rerun(tmp_path / "copy", network, groups, digits, Devices(geometry), reporter=reporter)
+    again = search(tmp_path / "copy", Devices(geometry), reporter=reporter)
     assert steps == []
     assert fingerprint(again.network) == fingerprint(result.network)
 
 
 def test_a_result_that_loses_too_much_falls_back_to_the_last_good_network(
-    undisturbed, network, groups, digits, geometry, tmp_path
+    undisturbed, search, network, groups, geometry, tmp_path
 ):
     _, folder, *_ = undisturbed
     shutil.copy(folder / "measurements.jsonl", tmp_path)
     # No training after pruning, and nothing may be lost.
     settings = replace(SETTINGS, recipe=Recipe(epochs=0), maximum_drop=0.0)
-    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    result = search(tmp_path, Devices(geometry), settings)
     assert "more than the 0 allowed" in result.stopped
     assert result.design == whole(groups)
     assert fingerprint(result.network) == fingerprint(network)
@@ -307,20 +309,20 @@ def test_a_result_that_loses_too_much_falls_back_to_the_last_good_network(
     assert "measured_speedup" not in result.metrics
 
 
-def test_it_stops_at_the_target(undisturbed, network, groups, digits, geometry, tmp_path):
+def test_it_stops_at_the_target(undisturbed, search, geometry, tmp_path):
     _, folder, *_ = undisturbed
     shutil.copy(folder / "measurements.jsonl", tmp_path)
     settings = replace(SETTINGS, target_speedup=1.05)
-    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    result = search(tmp_path, Devices(geometry), settings)
     assert "reaches the target of 1.05" in result.stopped
     assert len(result.iterations) == 1
     assert result.metrics["measured_speedup"] >= 1.05
 
 
-def test_another_search_s_folder_is_refused(undisturbed, network, groups, digits, geometry):
+def test_another_search_s_folder_is_refused(undisturbed, search, geometry):
     _, folder, *_ = undisturbed
     with pytest.raises(ValueError, match="another seed"):
-        rerun(folder, network, groups, digits, Devices(geometry), replace(SETTINGS, seed=1))
+        search(folder, Devices(geometry), replace(SETTINGS, seed=1))
 
 
 def test_groups_narrow_to_those_that_tracing_the_pruned_network_finds(
@@ -331,12 +333,10 @@ def test_groups_narrow_to_those_that_tracing_the_pruned_network_finds(
     assert narrow(resnet_groups, design) == trace(pruned, example)
 
 
-def test_a_multiple_that_leaves_nothing_to_prune_is_refused(
-    network, groups, digits, geometry, tmp_path
-):
+def test_a_multiple_that_leaves_nothing_to_prune_is_refused(search, geometry, tmp_path):
     settings = replace(SETTINGS, max_extra_pruning=0.1, channel_multiple=4)
     with pytest.raises(ValueError, match="removes none"):
-        rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+        search(tmp_path, Devices(geometry), settings)
 
 
 def test_settings_survive_json_and_refuse_nonsense():
@@ -359,12 +359,12 @@ class Blocks(Devices):
 
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_designs_are_rounded_up_to_the_devices_multiple_where_that_measures_faster(
-    multiple, network, groups, digits, geometry, tmp_path
+    multiple, search, groups, geometry, tmp_path
 ):
     one = replace(SETTINGS, outer_iterations=1, maximum_drop=100.0, recipe=Recipe(epochs=0))
     clusters = tuple(replace(cluster, multiple=multiple) for cluster in CLUSTERS)
-    devices, common = Blocks(geometry), (network, groups, digits, clusters)
-    result = compress(*common, devices, one, tmp_path / "blocks")
+    devices = Blocks(geometry)
+    result = search(tmp_path, devices, one, clusters)
     found = result.design.widths
     smaller = [w for w, _ in devices.asked if w != result.design.widths]
     assert any(width % 4 for widths in smaller for width in widths)  # the others were tried
@@ -375,13 +375,11 @@ def test_designs_are_rounded_up_to_the_devices_multiple_where_that_measures_fast
         assert found == tuple(group.channels for group in groups) or not any(w % 4 for w in found)
 
 
-def test_with_a_channel_multiple_of_the_settings_nothing_else_is_tried(
-    network, groups, digits, geometry, tmp_path
-):
+def test_with_a_channel_multiple_of_the_settings_nothing_else_is_tried(search, geometry, tmp_path):
     fixed = replace(SETTINGS, outer_iterations=1, channel_multiple=4, recipe=Recipe(epochs=0))
     clusters = tuple(replace(cluster, multiple=8) for cluster in CLUSTERS)
     devices = Devices(geometry)
-    compress(network, groups, digits, clusters, devices, fixed, tmp_path / "fixed")
+    search(tmp_path, devices, fixed, clusters)
     inside = [w for w, _ in devices.asked if min(np.array(w) / geometry.channels) > 0.5]
     assert inside
     assert not any(width % 4 for widths in inside for width in widths)
@@ -389,11 +387,11 @@ def test_with_a_channel_multiple_of_the_settings_nothing_else_is_tried(
 
 @pytest.mark.parametrize("sampling", ["guided", "uniform"])
 def test_designs_near_the_best_are_measured_between_two_rounds_unless_samples_are_uniform(
-    sampling, network, groups, digits, geometry, tmp_path
+    sampling, search, geometry, tmp_path
 ):
     one = replace(SETTINGS, outer_iterations=1, sampling=sampling, recipe=Recipe(epochs=0))
     devices = Devices(geometry)
-    compress(network, groups, digits, CLUSTERS[:1], devices, one, tmp_path / sampling)
+    search(tmp_path, devices, one, CLUSTERS[:1])
     # the unpruned one, the samples, the finalists of two rounds, and those in between
     most = 1 + one.samples + 2 * one.finalists
     count = len({widths for widths, _ in devices.asked})
@@ -405,24 +403,21 @@ def test_designs_near_the_best_are_measured_between_two_rounds_unless_samples_ar
 
 
 @pytest.mark.parametrize("kind", ["random", "phc", "cma", "de", "nsga2"])
-def test_any_optimiser_can_drive_the_search(
-    kind, undisturbed, network, groups, digits, geometry, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("engine.compress.export.Template", NamesOnly)
+def test_any_optimiser_can_drive_the_search(kind, search, geometry, tmp_path):
     settings = replace(
         SETTINGS, optimiser=kind, outer_iterations=1, recipe=Recipe(epochs=0), maximum_drop=100.0
     )
-    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    result = search(tmp_path, Devices(geometry), settings)
     assert result.metrics["measured_speedup"] > 1.0
 
 
 def test_a_latency_is_reached_with_as_much_accuracy_as_it_allows(
-    undisturbed, network, groups, digits, geometry, tmp_path
+    undisturbed, search, geometry, tmp_path
 ):
     result, folder, *_ = undisturbed
     shutil.copy(folder / "measurements.jsonl", tmp_path)
     settings = replace(SETTINGS, constraint="latency", target_speedup=1.3, maximum_drop=0.0)
-    found = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    found = search(tmp_path, Devices(geometry), settings)
     assert "reaches the target of 1.3" in found.stopped
     assert 1.3 <= found.metrics["speedup"] < 1.6, "no more is pruned than it takes"
     assert found.metrics["target_reached"] is True
@@ -431,12 +426,12 @@ def test_a_latency_is_reached_with_as_much_accuracy_as_it_allows(
 
 
 def test_a_target_that_no_design_reaches_is_said_with_the_best_that_was(
-    undisturbed, network, groups, digits, geometry, tmp_path
+    undisturbed, search, geometry, tmp_path
 ):
     _, folder, *_ = undisturbed
     shutil.copy(folder / "measurements.jsonl", tmp_path)
     settings = replace(SETTINGS, constraint="latency", target_latency_ms=0.001)
-    result = rerun(tmp_path, network, groups, digits, Devices(geometry), settings)
+    result = search(tmp_path, Devices(geometry), settings)
     assert f"was not reached: the best is {result.metrics['speedup']:.2f}x" in result.stopped
     assert result.metrics["target_reached"] is False
     assert result.metrics["speedup"] > 1.2, "what was reached is kept"
@@ -444,17 +439,14 @@ def test_a_target_that_no_design_reaches_is_said_with_the_best_that_was(
         replace(SETTINGS, constraint="both")
 
 
-def test_the_slowest_devices_can_be_what_counts(network, groups, digits, geometry, tmp_path):
+def test_the_slowest_devices_can_be_what_counts(search, geometry, tmp_path):
     # The slow cluster is mostly overhead, of which pruning saves nothing: the worst gains less.
     settings = replace(SETTINGS, outer_iterations=1, recipe=Recipe(epochs=0), maximum_drop=100.0)
     clusters = (replace(CLUSTERS[0], size=30), replace(CLUSTERS[1], size=1, levels=(3.0,)))
     found = {}
     for objective in ("mean", "percentile-95", "worst"):
-        folder = tmp_path / objective
-        result = compress(
-            network, groups, digits, clusters, Devices(geometry),
-            replace(settings, objective=objective), folder,
-        )  # fmt: skip
+        aimed = replace(settings, objective=objective)
+        result = search(tmp_path / objective, Devices(geometry), aimed, clusters)
         last = result.iterations[-1]
         found[objective] = last
         worst = last.measured_original_ms["1"] / last.measured_ms["1"]
@@ -484,12 +476,12 @@ class Vanishing(Devices):
 
 
 def test_a_representative_that_vanishes_while_designs_are_measured_is_stood_in_for(
-    network, groups, digits, geometry, tmp_path
+    search, geometry, tmp_path
 ):
     one = replace(SETTINGS, outer_iterations=1, maximum_drop=100.0, recipe=Recipe(epochs=0))
     events, devices = [], Vanishing(geometry)
     reporter = Reporter("vanishing", events.append)
-    result = compress(network, groups, digits, CLUSTERS, devices, one, tmp_path / "run", reporter)
+    result = search(tmp_path, devices, one, reporter=reporter)
     assert len(result.iterations) == 1
     notes = [event.text for event in events if isinstance(event, Noted)]
     assert sum("fast-2 stands in for cluster 0" in note for note in notes) == 1

@@ -22,6 +22,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from engine import data
 from hdap_tui.cli.app import run
 from hdap_tui.lab.control import LabInfo
 
@@ -105,6 +106,43 @@ path = "tiny.onnx"
 probe = true
 """
 """Settings under which a visit takes a second; the models are those of `make_models`."""
+
+
+JOBS = """
+[benchmark]
+runs = 3
+warmup_runs = 1
+warmup_s = 0.0
+block_s = 0.01
+blocks_min = 1
+blocks_max = 1
+time_limit_s = 60
+[[models]]
+name = "resnet20-digits"
+path = "builtin:resnet20-digits"
+[[models]]
+name = "dispatch"
+path = "builtin:dispatch"
+probe = true
+[compression]
+data = "few.npz"
+"""
+"""Settings under which a job takes seconds, with the images of `few_digits`; [compression] may go
+on."""
+
+
+def few_digits(folder: Path) -> Path:
+    """Write some of the images that the shipped network reads, as `few.npz`."""
+    whole = data.load("digits")
+    path = folder / "few.npz"
+    np.savez(
+        path,
+        train_images=whole.train_images[:240],
+        train_labels=whole.train_labels[:240],
+        test_images=whole.test_images[:64],
+        test_labels=whole.test_labels[:64],
+    )
+    return path
 
 
 def make_models(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from operating import Site, hdap
+from operating import JOBS, Site, few_digits, hdap
 
 from hdap_tui.config import load
 from hdap_tui.errors import ExitCode, SettingsError
@@ -19,15 +19,7 @@ from hdap_tui.lab.control import LabInfo
 from hdap_tui.lab.fleet_file import fleet_toml
 from hdap_tui.lab.profiles import Plan
 
-SETTINGS = """
-[benchmark]
-runs = 5
-warmup_runs = 2
-warmup_s = 0.01
-block_s = 0.02
-blocks_min = 2
-blocks_max = 2
-time_limit_s = 60
+SETTINGS = f"""{JOBS}
 [compression.finetune]
 epochs = 1
 lr = 0.05
@@ -63,7 +55,7 @@ take = "always"
 
 [recipes.small]
 maximum_bytes = 1000
-steps = [{method = "uniform", kept = 0.9}]
+steps = [{{method = "uniform", kept = 0.9}}]
 """
 
 pytestmark = pytest.mark.timeout(300)
@@ -136,9 +128,10 @@ def test_a_recipe_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFactory) -> Site:
-    lab = make_lab(3, plan=Plan(step_at_s=None))
+    lab = make_lab(2, plan=Plan(step_at_s=None))
     file = tmp_path_factory.mktemp("site") / "fleet.toml"
     file.write_text(fleet_toml(lab, SETTINGS))
+    few_digits(file.parent)
     assert hdap(file, "sweep").status == ExitCode.DONE
     return Site(lab, file)
 
@@ -169,7 +162,7 @@ def test_the_recipe_is_kept_with_what_it_made(site: Site, halved: dict[str, Any]
     assert shown["metrics"]["recipe"] == {
         "network": "resnet20",
         "weights": "builtin:resnet20-digits",
-        "data": "digits",
+        "data": str(site.folder / "few.npz"),
         "seed": 0,
         "steps": [
             {"method": "uniform", "kept": 0.5, "multiple": 4},
@@ -214,7 +207,7 @@ def test_a_size_that_cannot_be_met_is_said_and_what_was_made_is_kept(site: Site)
 
 def test_a_finished_model_is_quantized_and_the_reason_told(site: Site) -> None:
     before = len(jobs.every(site.jobs))
-    ended = hdap(site.file, "quantize", "--explain")
+    ended = hdap(site.file, "quantize", "--explain", "--data", "digits")
     assert ended.status == ExitCode.DONE, ended.said
     assert len(jobs.every(site.jobs)) == before + 1, "others were decided on, this one was not"
     [one] = ended.data["decision"]
