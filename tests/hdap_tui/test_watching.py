@@ -25,15 +25,17 @@ probe = true
 [benchmark]
 runs = 15
 warmup_runs = 3
-warmup_s = 0.02
-block_s = 0.1
+warmup_s = 0.0
+block_s = 0.05
 blocks_min = 2
 blocks_max = 2
 time_limit_s = 30
 [watch]
 canary_every_s = 0.01
 [drift]
-baseline = 5
+baseline = 3
+sigma_floor = 0.05
+jump_consecutive = 2
 clear_consecutive = 2
 clear_percent = 20
 effect_percent = 20
@@ -44,7 +46,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(scope="module")
 def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFactory) -> Site:
-    lab = make_lab(5, plan=Plan(step_at_s=None, group=(Group(name="alike"),)))
+    lab = make_lab(4, plan=Plan(step_at_s=None, group=(Group(name="alike"),)))
     file = tmp_path_factory.mktemp("site") / "fleet.toml"
     file.write_text(fleet_toml(lab, SETTINGS))
     network(file.parent / "detector.onnx", layers=2)
@@ -57,7 +59,7 @@ def hdap(site: Site, capsys: pytest.CaptureFixture[str]) -> Hdap:
 
 
 def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> None:
-    status, found, _ = hdap("watch", "--rounds", "6")
+    status, found, _ = hdap("watch", "--rounds", "4")
     assert status == ExitCode.DONE
     assert found["alerts"] == []
     learned = {d["device"]: d for d in hdap("drift")[1]["devices"]}
@@ -85,7 +87,7 @@ def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> 
     assert devices["edge-01"] is None
 
     control.drift(site.lab.state, "edge-02", 0)
-    hdap("watch", "--rounds", "6")
+    hdap("watch", "--rounds", "4")
     shown = hdap("alerts", "show", number)[1]
     assert shown["state"] == "resolved"
     what = [event["what"] for event in shown["history"]]
@@ -105,7 +107,7 @@ def test_accepting_an_alert_learns_a_new_baseline(site: Site, hdap: Hdap) -> Non
     assert accepted["state"] == "resolved"
     states = {d["device"]: d["state"] for d in hdap("drift")[1]["devices"]}
     assert states["edge-04"] == "learning"
-    assert hdap("watch", "--rounds", "6")[1]["alerts"] == []
+    assert hdap("watch", "--rounds", "4")[1]["alerts"] == []
     known = {d["device"]: d["baseline_ms"] for d in hdap("drift")[1]["devices"]}
     assert known["edge-04"] > 1.5 * known["edge-01"]
     control.drift(site.lab.state, "edge-04", 0)
