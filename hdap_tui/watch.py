@@ -7,6 +7,7 @@ One process watches a fleet at a time; the lock that says so ends with the proce
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.measuring import Measuring
 from hdap_tui.probing import probe
 from hdap_tui.store import activity, facts, measurements, retention
+from hdap_tui.store.database import DiskFullError
 from hdap_tui.store.records import AlertRow, ModelRow
 from hdap_tui.store.retention import Cuts
 
@@ -34,6 +36,7 @@ class Watcher:
         self.context = context
         self.settings, self.store = context.settings, context.store
         self.measuring = Measuring(context)
+        self._is_full = False
         self._tidied = Cuts()
         """Up to where all was rolled up that is old."""
 
@@ -56,16 +59,17 @@ class Watcher:
             done = 0
             try:
                 while not cancelled():
-                    if self._sweep_is_due():
-                        self.sweep()
-                    else:
-                        opened += self.canary()
-                        done += 1
+                    with self._room():
+                        if self._sweep_is_due():
+                            self.sweep()
+                        else:
+                            opened += self.canary()
+                            done += 1
                     if done == rounds or (opened and until_alert):
                         break
                     self._wait(self.settings.watch.canary_every_s, cancelled)
             finally:
-                activity.set_activity(self.store, "")
+                self._say("")
         return opened
 
     def sweep(self, names: Sequence[str] | None = None) -> list[Latency]:
@@ -126,13 +130,15 @@ class Watcher:
         if last is None:
             return True
         age = datetime.now(UTC) - datetime.fromisoformat(last[1])
-        return age.total_seconds() >= self.settings.watch.sweep_every_s
+        # A sweep in the future: the clock was wrong then, or is now.
+        return not 0 <= age.total_seconds() < self.settings.watch.sweep_every_s
 
     def _wait(self, seconds: float, cancelled: Callable[[], bool]) -> None:
         jitter = self.settings.watch.jitter
         end = time.monotonic() + seconds * random.uniform(1 - jitter, 1 + jitter)
         self._say(f"next round in {seconds:.0f} s", seconds + 30)
-        self._tidy(lambda: time.monotonic() >= end or cancelled())
+        with self._room(is_proof=False):
+            self._tidy(lambda: time.monotonic() >= end or cancelled())
         while time.monotonic() < end and not cancelled():
             time.sleep(0.1)
 
@@ -148,7 +154,23 @@ class Watcher:
             self._tidied = cut
 
     def _say(self, text: str, valid_s: float = 600.0) -> None:
-        activity.set_activity(self.store, text, valid_s)
+        with contextlib.suppress(DiskFullError):  # words alone are no reason to stop
+            activity.set_activity(self.store, text, valid_s)
+
+    @contextmanager
+    def _room(self, is_proof: bool = True) -> Iterator[None]:
+        """Go on where the disk is full: what could not be saved is measured another time.
+
+        It is said once, until there is room; `is_proof` says whether going well shows that.
+        """
+        try:
+            yield
+        except DiskFullError as error:
+            if not self._is_full:
+                self.context.reporter.noted("disk", f"{error} Watching goes on when there is room.")
+            self._is_full = True
+        else:
+            self._is_full = self._is_full and not is_proof
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -14,7 +14,9 @@ def set_activity(store: Store, text: str, valid_s: float = 60.0) -> None:
 
     A watcher that was killed cannot take its words back, so they expire by themselves.
     """
-    value = json.dumps({"text": clean(text, 120), "until": time.time() + valid_s})
+    value = json.dumps(
+        {"text": clean(text, 120), "until": time.time() + valid_s, "valid_s": valid_s}
+    )
     with store.write() as connection:
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('activity', ?)", (value,))
 
@@ -25,4 +27,6 @@ def activity(store: Store) -> str:
     if found is None:
         return ""
     said = json.loads(found["value"])
-    return str(said["text"]) if said["until"] > time.time() else ""
+    left = said["until"] - time.time()
+    # More is left than it was to last: the clock has gone back since.
+    return str(said["text"]) if 0 < left <= said.get("valid_s", left) else ""
