@@ -21,6 +21,7 @@ HOUR, DAY = 3600, 86_400
 """The spans of rows, in seconds."""
 MICROS = 1_000_000
 SPANS: Mapping[int, Span] = {0: "", HOUR: "hour", DAY: "day"}
+SECONDS: Mapping[Span, int] = {span: seconds for seconds, span in SPANS.items()}
 REMARKS = 8
 """Different remarks that a row keeps, the most frequent; the conditions of devices are theirs."""
 
