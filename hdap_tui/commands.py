@@ -168,10 +168,30 @@ COMMANDS: tuple[Command, ...] = (
         "Show the fingerprints of unknown or changed host keys, and accept them if you say so.",
         "T",
         _action("reaching:trust"),
-        (SELECT, _YES),
+        (
+            SELECT,
+            Parameter(
+                "same-device",
+                "A device with a changed key is the same one set up anew, and keeps its history.",
+                kind="flag",
+            ),
+            _YES,
+        ),
         subject="devices",
         dangerous=True,
         long=True,
+    ),
+    Command(
+        "devices rename",
+        "Give what was recorded of a device to the name that the settings have for it now.",
+        "f12",
+        _action("devices:rename"),
+        (
+            Parameter("old", "The name that it had.", positional=True, required=True),
+            Parameter("new", "Its name in the settings.", positional=True, required=True),
+            _YES,
+        ),
+        dangerous=True,
     ),
     Command(
         "devices facts",

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hdap_tui import replacing
 from hdap_tui.actions.fact_words import change_words, columns_of, moment_document, title, word_of
 from hdap_tui.actions.past import UNKNOWN, Moment, fleet_at, moment_of
 from hdap_tui.config.fields import FIELDS
 from hdap_tui.context import Context, Outcome, Table
+from hdap_tui.errors import RefusedError
 from hdap_tui.fact_names import NAMES, shown
 from hdap_tui.moments import NothingYetError, said
 from hdap_tui.names import cluster_letter
@@ -60,19 +62,7 @@ def _list_at(
 def show(context: Context, device: str, limit: int = 50, at: str | None = None) -> Outcome:
     """Show one device with the history of its latency and its latest conditions."""
     moment = None if at is None else moment_of(context, at)
-    if moment is None:
-        context.settings.device(device)
-        table.sync(context.store, context.settings.devices)
-        rows = snapshot(context.store, context.settings.name).devices
-    else:
-        rows = fleet_at(context, moment).devices
-    row = next((r for r in rows if r.name == device), None)
-    if row is None:
-        assert moment is not None
-        raise NothingYetError(
-            f"No device was called {clean(device, 63)} at {said(moment.when)}, or nothing of it "
-            "had been recorded."
-        )
+    row = _live(context, device) if moment is None else _then(context, device, moment)
     until = None if moment is None else moment.micros
     now_called = table.name_of(context.store, row.id)
     points = measurements.history(context.store, now_called, limit=limit, every=True, until=until)
@@ -83,6 +73,7 @@ def show(context: Context, device: str, limit: int = 50, at: str | None = None) 
         data={
             **document(row),
             **({} if moment is None else {"as_of": moment.document}),
+            "earlier": table.earlier(context.store, device),
             "fact_changes": [moment_document(m) for m in moments],
             "conditions": latest[0]["conditions"] if latest else {},
             "history": [
@@ -115,12 +106,40 @@ def show(context: Context, device: str, limit: int = 50, at: str | None = None) 
                 (
                     moment.sentence if moment else "",
                     row.detail,
+                    *_before(context, device),
                     *_off(off, latest),
                     *_facts_lines(row, moments),
                 ),
             )
         ),
     )
+
+
+def _live(context: Context, device: str) -> DeviceRow:
+    """Return a device's line; also of one that the settings name no more."""
+    if not any(one.name == device for one in context.settings.devices):
+        gone = table.unlisted(context.store, device)
+        if gone is not None:
+            return gone
+    context.settings.device(device)
+    table.sync(context.store, context.settings.devices)
+    rows = snapshot(context.store, context.settings.name).devices
+    return next(row for row in rows if row.name == device)
+
+
+def _then(context: Context, device: str, moment: Moment) -> DeviceRow:
+    for row in fleet_at(context, moment).devices:
+        if row.name == device:
+            return row
+    raise NothingYetError(
+        f"No device was called {clean(device, 63)} at {said(moment.when)}, or nothing of it had "
+        "been recorded."
+    )
+
+
+def _before(context: Context, device: str) -> Iterator[str]:
+    for name in table.earlier(context.store, device):
+        yield f"Another device had this name before: hdap devices show {name}"
 
 
 def _point_row(point: Point) -> tuple[str, ...]:
@@ -144,6 +163,17 @@ def _off(remarks: Sequence[str], latest: Sequence[dict[str, Any]]) -> list[str]:
     if not remarks:
         return []
     return [f"The measurement of {latest[0]['at'][:19]}: " + "; ".join(remarks) + "."]
+
+
+def rename(context: Context, old: str, new: str, yes: bool = False) -> Outcome:
+    """Give what was recorded of a device to the name that the settings have for it now."""
+    what = f"what was recorded of {old} becomes that of {new}; it learns a new baseline"
+    if not yes and not context.confirm("Rename this device?", [what]):
+        raise RefusedError(f"{old} stays as it is.")
+    replacing.rename(context.settings, context.store, old, new)
+    return Outcome(
+        data={"old": old, "new": new}, text=f"What was recorded of {old} is that of {new} now."
+    )
 
 
 def _usual(rows: Sequence[DeviceRow], measured: str = "measured") -> Table:

@@ -11,6 +11,7 @@ from hdap_tui.errors import ExitCode, RefusedError
 from hdap_tui.facts import gather
 from hdap_tui.fanout import on_each
 from hdap_tui.reach import connections, targets
+from hdap_tui.replacing import take_key
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.ssh.pool import Connections
 from hdap_tui.ssh.target import Target
@@ -84,8 +85,13 @@ def _summary(states: list[str]) -> str:
     return ", ".join(parts) + "."
 
 
-def trust(context: Context, select: str | None = None, yes: bool = False) -> Outcome:
-    """Show the fingerprints of unknown or changed host keys, and accept them if told to."""
+def trust(
+    context: Context, select: str | None = None, same_device: bool = False, yes: bool = False
+) -> Outcome:
+    """Show the fingerprints of unknown or changed host keys, and accept them if told to.
+
+    A device that shows another key than before is another device, unless `same_device`.
+    """
     settings = context.settings
     wanted = targets(settings, context.select(select))
     chosen, failed = resolved(wanted, settings.ssh.parallel)
@@ -96,7 +102,7 @@ def trust(context: Context, select: str | None = None, yes: bool = False) -> Out
         for level in jump_levels(chosen):
             found = look(pool, level, context.cancelled, lambda _name, _stage: None)
             new = [answer for _, answer in found if isinstance(answer, Stranger)]
-            _accept(context, pool, new, yes, "jump host ")
+            _accept(context, pool, new, yes, jumps=True)
             jumps += new
         new = []
         looks = look(pool, chosen, context.cancelled, stages.say)
@@ -108,7 +114,8 @@ def trust(context: Context, select: str | None = None, yes: bool = False) -> Out
                 new.append(answer)
         new.sort(key=lambda one: one.target.name)
         context.reporter.finished("scan")
-        _accept(context, pool, new, yes)
+        _accept(context, pool, new, yes, same_device)
+        before = _note_keys(context, new, same_device)
     same = len(wanted) - len(new) - len(failed)
     return Outcome(
         data={
@@ -116,18 +123,32 @@ def trust(context: Context, select: str | None = None, yes: bool = False) -> Out
             "replaced": {
                 one.target.name: [old.fingerprint for old in one.old] for one in new if one.old
             },
+            "now_called": before,
             "jump_hosts": {one.target.name: one.key.fingerprint for one in jumps},
             "failed": {name: error.kind.value for name, error in failed.items()},
             "known": same,
         },
         table=_trusted(context, jumps, new, failed),
-        text=f"{len(new)} accepted, {same} known already, {len(failed)} not reached.",
+        text="\n".join(
+            (
+                f"{len(new)} accepted, {same} known already, {len(failed)} not reached.",
+                *(
+                    f"{name} is another device from now on; what was recorded is that of {old}."
+                    for name, old in before.items()
+                ),
+            )
+        ),
         exit_code=exit_code([*failed.values(), *([None] * (len(wanted) - len(failed)))]),
     )
 
 
 def _accept(
-    context: Context, pool: Connections, new: list[Stranger], yes: bool, what: str = ""
+    context: Context,
+    pool: Connections,
+    new: list[Stranger],
+    yes: bool,
+    same_device: bool = False,
+    jumps: bool = False,
 ) -> None:
     """Ask about some host keys, and take them where the answer is yes.
 
@@ -136,10 +157,37 @@ def _accept(
     """
     if not new:
         return
-    asked = [f"{what}{context.shown(one.target.name)}: {one.sentence}" for one in new]
+    asked = [
+        f"jump host {one.target.name}: {one.sentence}"
+        if jumps
+        else f"{context.shown(one.target.name)}: {one.sentence}{_follows(one, same_device)}"
+        for one in new
+    ]
     if not (yes or context.confirm("Accept these host keys?", asked)):
         raise RefusedError(f"{len(new)} host keys stay refused: {'; '.join(asked)}")
     pool.known(new[0].target).trust_all([(one.target.known_as, one.key) for one in new])
+
+
+def _follows(one: Stranger, same_device: bool) -> str:
+    """Return what accepting a changed key does to the device's history."""
+    if not one.old:
+        return ""
+    if same_device:
+        return "; it is the same device and keeps its history"
+    return "; it counts as another device and begins anew (--same-device: it keeps its history)"
+
+
+def _note_keys(context: Context, new: list[Stranger], same_device: bool) -> dict[str, str]:
+    """Note the keys that were accepted; return what devices that were replaced are called now."""
+    before = {}
+    for one in new:
+        name, store = one.target.name, context.store
+        # Without a key in the files, another one may still be noted: the address has changed.
+        is_same = same_device or not (one.old or table.host_key(store, name))
+        old = take_key(context.settings, store, name, one.key.fingerprint, is_same)
+        if old:
+            before[name] = old
+    return before
 
 
 def _trusted(

@@ -36,7 +36,7 @@ def compact(context: Context, dry_run: bool = False) -> Outcome:
                 "clusterings": done.clusterings,
             },
             "seconds": round(time.monotonic() - began, 3),
-            "longest_lock_s": round(done.seconds, 4),
+            "longest_step_s": round(done.seconds, 4),
             "bytes_before": before,
             "bytes_after": _bytes(store),
         }

@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
+from statistics import median
 
 from hdap_tui.dashboard.formats import count, moment
 from hdap_tui.dashboard.widgets.chart import Plot, Series
-from hdap_tui.store.records import FleetSnapshot, Point
+from hdap_tui.store.records import FleetSnapshot, Point, Span
+from hdap_tui.store.rollups import SECONDS
 
+_GAP = 20
+"""A gap is so many times as long as it usually takes from one measurement to the next."""
 MARKS = 8
 """Changes of the model that are marked in the chart, the latest ones."""
 
@@ -30,7 +34,7 @@ def history_plot(
     return Plot(
         title="latency, ms",
         notes=(_counted([p for _, p in known]),),
-        series=(Series(xs, ys),),
+        series=(Series(*_with_gaps(xs, ys, [p.span for _, p in known], length)),),
         marks=tuple(_changes(xs, [p for _, p in known])[-MARKS:]),
         crosses=tuple(x for x, (_, p) in zip(xs, known, strict=True) if p.error),
         levels=((baseline, "baseline"),) if baseline is not None else (),
@@ -39,11 +43,31 @@ def history_plot(
     )
 
 
+def _with_gaps(
+    xs: Sequence[float], ys: Sequence[float], spans: Sequence[Span], length: float
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the line interrupted where nothing was measured for much longer than usual."""
+    if len(xs) < 3:
+        return xs, ys
+    usual = median(after - before for before, after in pairwise(xs))
+    new_xs, new_ys = [xs[0]], [ys[0]]
+    for before, after, y, span in zip(xs, xs[1:], ys[1:], spans, strict=False):
+        # An hour or a day that was rolled up lasts until the next.
+        if after - before > max(_GAP * usual, 2 * SECONDS[span] / length):
+            new_xs.append((before + after) / 2)
+            new_ys.append(math.nan)
+        new_xs.append(after)
+        new_ys.append(y)
+    return new_xs, new_ys
+
+
 def _counted(points: Sequence[Point]) -> str:
     """Return how many measurements are shown, and how many of the points are rolled up."""
     rolled = sum(bool(point.span) for point in points)
     measured = sum(point.count + point.failed if point.span else 1 for point in points)
-    return count(measured, "measurement") + (f", the oldest as {rolled} points" if rolled else "")
+    return count(measured, "measurement") + (
+        f", the oldest as {count(rolled, 'point')}" if rolled else ""
+    )
 
 
 def _changes(xs: Sequence[float], points: Sequence[Point]) -> list[tuple[float, str]]:

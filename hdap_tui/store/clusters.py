@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from hdap_tui.store.database import Store
@@ -83,6 +83,31 @@ def at(store: Store, moment: str) -> ClusterMap:
         "SELECT map FROM clusterings WHERE at <= ? ORDER BY at DESC, id DESC LIMIT 1", (moment,)
     )
     return _from_json(json.loads(found["map"])) if found else ClusterMap()
+
+
+def leave_out(store: Store, device: str) -> None:
+    """Keep the latest clustering once more, without a device: its name is another's now."""
+    with store.write() as connection:
+        found = latest(store)
+        if device not in found.devices:
+            return
+        kept = [index for index, name in enumerate(found.devices) if name != device]
+        label = found.labels[found.devices.index(device)]
+        new = replace(
+            found,
+            at=now(),
+            devices=tuple(found.devices[index] for index in kept),
+            labels=tuple(found.labels[index] for index in kept),
+            points=tuple(found.points[index] for index in kept),
+            clusters=tuple(
+                replace(row, size=row.size - 1) if row.id == label else row
+                for row in found.clusters
+                if row.id != label or row.size > 1
+            ),
+        )
+        connection.execute(
+            "INSERT INTO clusterings (at, map) VALUES (?, ?)", (new.at, json.dumps(asdict(new)))
+        )
 
 
 def _clusters(

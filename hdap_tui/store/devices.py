@@ -144,6 +144,84 @@ def device_id(store: Store, name: str) -> int:
     return int(found["id"])
 
 
+def host_key(store: Store, name: str) -> str:
+    """Return the fingerprint by which a device was last trusted; empty where nobody noted it."""
+    found = store.row("SELECT host_key FROM devices WHERE name = ?", (name,))
+    return str(found["host_key"]) if found else ""
+
+
+def set_host_key(store: Store, name: str, fingerprint: str) -> None:
+    """Note the host key of a device."""
+    with store.write() as connection:
+        connection.execute(
+            "UPDATE devices SET host_key = ? WHERE id = ?", (fingerprint, device_id(store, name))
+        )
+
+
+def is_recorded(store: Store, name: str) -> bool:
+    """Say whether anything was measured on a device or deployed to it."""
+    number = device_id(store, name)
+    tables = ("samples", "rollups", "deployment_devices", "deployment_steps")
+    return any(
+        store.row(f"SELECT 1 FROM {table} WHERE device_id = ? LIMIT 1", (number,))
+        for table in tables
+    )
+
+
+def replace(store: Store, name: str, archived: str, fingerprint: str) -> str:
+    """Put a new device in the place of one, which keeps all that was recorded of it.
+
+    Returns:
+        What the old one is called from now on: `archived`, with a number where that is taken.
+    """
+    with store.write() as connection:
+        number, called, count = device_id(store, name), archived, 2
+        while store.row("SELECT 1 FROM devices WHERE name = ?", (called,)):
+            called, count = f"{archived}-{count}", count + 1
+        place = store.row("SELECT position, tags, emulated FROM devices WHERE id = ?", (number,))
+        assert place is not None
+        connection.execute(
+            "UPDATE devices SET name = ?, position = NULL, stage = '' WHERE id = ?",
+            (called, number),
+        )
+        connection.execute(
+            "INSERT INTO devices (name, position, tags, emulated, host_key) VALUES (?, ?, ?, ?, ?)",
+            (name, *place, fingerprint),
+        )
+    return called
+
+
+def rename(store: Store, old: str, new: str) -> None:
+    """Give a device another name; the device that has it, and of which nothing is known, goes."""
+    with store.write() as connection:
+        number, gone = device_id(store, old), device_id(store, new)
+        for table in ("device_log", "device_facts", "device_facts_latest", "device_places",
+                      "device_latest"):  # fmt: skip
+            connection.execute(f"DELETE FROM {table} WHERE device_id = ?", (gone,))
+        connection.execute("DELETE FROM devices WHERE id = ?", (gone,))
+        connection.execute("UPDATE devices SET name = ? WHERE id = ?", (new, number))
+
+
+def unlisted(store: Store, name: str) -> DeviceRow | None:
+    """Return the line of a device that the settings do not name any more."""
+    found = store.row(f"{_SELECT_ROWS} WHERE d.position IS NULL AND d.name = ?", (name,))
+    if found is None:
+        return None
+    with store.read():
+        own = held(store, {} if found["stamp"] is None else {found["id"]: found["stamp"]})
+    return _row(tuple(found), None, False, own.get(found["id"], NOTHING))
+
+
+def earlier(store: Store, name: str) -> list[str]:
+    """Return what the devices are called now that had this name before, oldest first."""
+    found = store.rows(
+        """SELECT name FROM devices WHERE position IS NULL AND substr(name, 1, ?) = ?
+        ORDER BY id""",
+        (len(name) + 1, f"{name}@"),
+    )
+    return [row["name"] for row in found]
+
+
 def name_at(store: Store, name: str, at: int) -> str:
     """Return what the device is called now that had a name at a moment, in microseconds."""
     found = store.row(
@@ -220,7 +298,7 @@ _COLUMNS = {
     "recent": "l.recent",
     "stamp": "f.stamp",
 }
-_ROWS = f"""
+_SELECT_ROWS = f"""
 SELECT {", ".join(f"{column} AS {name}" for name, column in _COLUMNS.items())}
 FROM devices d
 LEFT JOIN models m ON m.id = d.model_id
@@ -234,9 +312,8 @@ LEFT JOIN (
         WHEN 'recovering' THEN 2 ELSE 3 END) FROM alerts
     WHERE scope = 'device' AND state <> 'resolved' GROUP BY subject
 ) a ON a.subject = d.name
-WHERE d.position IS NOT NULL
-ORDER BY d.position
 """
+_ROWS = f"{_SELECT_ROWS} WHERE d.position IS NOT NULL ORDER BY d.position"
 
 
 @lru_cache(maxsize=16_384)

@@ -76,6 +76,16 @@ def load_missed(store: Store, digest: str) -> dict[str, int]:
     return {row["subject"]: row["missed"] for row in found}
 
 
+def models_of(store: Store, device: str) -> list[str]:
+    """Return the models of which something is remembered about a device."""
+    found = store.rows(
+        """SELECT DISTINCT m.digest FROM drift_states s JOIN models m ON m.id = s.model_id
+        WHERE s.scope = 'device' AND s.subject = ?""",
+        (device,),
+    )
+    return [row["digest"] for row in found]
+
+
 def forget(store: Store, scope: Scope, subject: str) -> None:
     """Forget a series for every model, so that its baseline is learned anew."""
     with store.write() as connection:

@@ -77,6 +77,9 @@ def last_finished(store: Store, kind: SweepKind) -> tuple[int, str] | None:
 def add(store: Store, sweep: int, latency: Latency, configuration: str = "") -> None:
     """Save one measurement, failed ones too. Nothing that was saved is ever overwritten.
 
+    The same result of the same instant and round is saved once, however often it comes. One that
+    comes late goes into the history where it belongs.
+
     `configuration` says in words how the model was run where that was not the standard way; such
     a sample is history, and nothing that watches the fleet looks at it.
 
@@ -102,6 +105,8 @@ def add(store: Store, sweep: int, latency: Latency, configuration: str = "") -> 
             "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (device, model, at, *sample),
         ).rowcount:
+            if _is_there(store, (device, model, at), sample, latency):
+                return
             at += 1
         connection.execute(
             "INSERT INTO sample_details VALUES (?, ?, ?, ?)", (device, model, at, _rest(latency))
@@ -139,8 +144,9 @@ def history(
     with store.read():
         samples = _last(store, device, model, limit, every, until)
         points = [_point(sample, _loaded(sample)) for sample in samples]
+        since = samples[0]["at"] if len(samples) == limit else 0
         for pair, name in _pairs(store, device, model, "rollups"):
-            rolled = rollups.last(store, pair, limit, every, until)
+            rolled = rollups.last(store, pair, limit, every, until, since)
             points += [rollups.point(row, span, name) for span, row in rolled]
     return sorted(points, key=lambda point: point.at)[-limit:]
 
@@ -373,12 +379,25 @@ def _rest(latency: Latency) -> str:
     return json.dumps(rest)
 
 
+def _is_there(
+    store: Store, key: tuple[int, int, int], sample: tuple[Any, ...], latency: Latency
+) -> bool:
+    """Say whether just this result was saved already."""
+    there = store.row(
+        """SELECT sweep_id, median_ms, low_ms, high_ms, contended, error, configuration, rest
+        FROM samples JOIN sample_details USING (device_id, model_id, at)
+        WHERE device_id = ? AND model_id = ? AND at = ?""",
+        key,
+    )
+    return there is not None and tuple(there) == (*sample, _rest(latency))
+
+
 def _keep_latest(store: Store, device: int, model: int, at: int, latency: Latency) -> None:
     found = store.row(
         "SELECT at, recent FROM device_latest WHERE device_id = ? AND model_id = ?", (device, model)
     )
     if found is not None and at < found["at"] <= to_micros(now()):
-        return  # an older result that came in late; what is yet to come was a clock set back since
+        return  # it came in late; a newest one in the future was told by a wrong clock
     recent = array("f", found["recent"] if found else b"")
     recent.append(latency.median_ms)
     store.connection.execute(

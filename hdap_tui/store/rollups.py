@@ -10,8 +10,8 @@ import json
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import Point, Span
@@ -21,6 +21,7 @@ HOUR, DAY = 3600, 86_400
 """The spans of rows, in seconds."""
 MICROS = 1_000_000
 SPANS: Mapping[int, Span] = {0: "", HOUR: "hour", DAY: "day"}
+SECONDS: Mapping[Span, int] = {span: seconds for seconds, span in SPANS.items()}
 REMARKS = 8
 """Different remarks that a row keeps, the most frequent; the conditions of devices are theirs."""
 
@@ -63,6 +64,8 @@ def combined(parts: Sequence[Rolled], at: int) -> Rolled:
     The median is exact over single measurements. Over rows that were rolled up already it is the
     median of their medians, each counted as often as it stands for measurements.
     """
+    if len(parts) == 1:
+        return replace(parts[0], at=at)
     good = [part for part in parts if part.median_ms is not None]
     count = sum(part.count for part in good)
     with_energy = [part for part in good if part.energy_mj is not None]
@@ -85,7 +88,7 @@ def combined(parts: Sequence[Rolled], at: int) -> Rolled:
     )
 
 
-def merge(store: Store, pair: Pair, span: int, rows: Iterable[Rolled]) -> int:
+def merge(store: Store, pair: Pair, span: int, rows: Sequence[Rolled]) -> int:
     """Put rows into the hours or days that they belong to; return how many of these there are.
 
     What an hour or day holds already stays in it: a result that came in late is added.
@@ -93,23 +96,33 @@ def merge(store: Store, pair: Pair, span: int, rows: Iterable[Rolled]) -> int:
     buckets: dict[tuple[int, str], list[Rolled]] = {}
     for row in rows:
         buckets.setdefault((start_of(row.at, span), row.configuration), []).append(row)
+    if not buckets:
+        return 0
     with store.write() as connection:
-        for (at, configuration), parts in buckets.items():
-            there = store.row(
-                f"""SELECT {COLUMNS} FROM rollups WHERE device_id = ? AND model_id = ?
-                    AND span = ? AND at = ? AND configuration = ?""",
-                (*pair, span, at, configuration),
-            )
-            new = combined([*parts, *([of_row(there)] if there else [])], at)
-            connection.execute(
-                "INSERT OR REPLACE INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *pair, at, span, configuration, new.count, new.median_ms, new.low_ms,
-                    new.high_ms, new.contended, new.energy_mj, json.dumps(new.errors),
-                    json.dumps(new.remarks),
-                ),
-            )  # fmt: skip
+        for there in store.rows(
+            f"""SELECT {COLUMNS} FROM rollups
+            WHERE device_id = ? AND model_id = ? AND span = ? AND at BETWEEN ? AND ?""",
+            (*pair, span, min(buckets)[0], max(buckets)[0]),
+        ):
+            key = (there["at"], there["configuration"])
+            if key in buckets:
+                buckets[key].append(of_row(there))
+        connection.executemany(
+            "INSERT OR REPLACE INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (*pair, at, span, *_values(combined(parts, at)))
+                for (at, _), parts in buckets.items()
+            ],
+        )
     return len(buckets)
+
+
+def _values(row: Rolled) -> tuple[object, ...]:
+    errors, remarks = (json.dumps(one) if one else "{}" for one in (row.errors, row.remarks))
+    return (
+        row.configuration, row.count, row.median_ms, row.low_ms, row.high_ms, row.contended,
+        row.energy_mj, errors, remarks,
+    )  # fmt: skip
 
 
 def start_of(at: int, span: int) -> int:
@@ -118,21 +131,27 @@ def start_of(at: int, span: int) -> int:
 
 
 def last(
-    store: Store, pair: Pair, limit: int, every: bool = False, until: int | None = None
+    store: Store,
+    pair: Pair,
+    limit: int,
+    every: bool = False,
+    until: int | None = None,
+    since: int = 0,
 ) -> list[tuple[int, Rolled]]:
     """Return the last rows of a device and model with their spans, newest first.
 
     Args:
         every: Those of other configurations than the standard one, too.
         until: Only hours and days that had begun by then, in microseconds.
+        since: Only those that began no earlier.
     """
     found: list[tuple[int, Rolled]] = []
     for span in (HOUR, DAY):
         rows = store.rows(
             f"""SELECT {COLUMNS} FROM rollups WHERE device_id = ? AND model_id = ? AND span = ?
-                AND at <= ? {"" if every else "AND configuration = ''"}
+                AND at BETWEEN ? AND ? {"" if every else "AND configuration = ''"}
             ORDER BY at DESC LIMIT ?""",
-            (*pair, span, _EVER if until is None else until, limit),
+            (*pair, span, since, _EVER if until is None else until, limit),
         )
         found += [(span, of_row(row)) for row in rows]
     return sorted(found, key=lambda one: one[1].at, reverse=True)[:limit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_a_part_that_runs_another_model_is_placed_by_what_most_of_the_fleet_runs
             assert found is not None
             return found
 
-        def run(self, kind: str, visits: Mapping[str, list[ModelRow]]) -> list[Latency]:
+        def run(self, kind: str, visits: Mapping[str, list[ModelRow]], **_: Any) -> list[Latency]:
             assert kind == "bench"
             assert visits["d0"][-1].name == "own"
             return []

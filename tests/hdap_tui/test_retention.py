@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -369,6 +370,24 @@ def test_the_command_says_what_becomes_what_and_does_it(
     assert sizes(store) == (12, 6, 4)
     shown = hdap("devices", "show", "dev-1")[1]["history"]
     assert [p["rolled_up"] for p in shown] == ["day"] * 4 + ["hour"] * 6 + [None] * 12
+
+
+def test_a_backup_holds_what_was_rolled_up_and_what_devices_were(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(store, 8)
+    compact(store, retention.cuts(store, 2, 4))
+    file = store.path.parents[1] / "fleet.toml"
+    assert caller(file, capsys)("backup", str(tmp_path / "b.tar.gz"))[0] == ExitCode.DONE
+    with tarfile.open(tmp_path / "b.tar.gz") as archive:
+        archive.extract("fleet.db", tmp_path / "restored", filter="data")
+    again = open_store(tmp_path / "restored" / "fleet.db")
+    assert (sizes(again), counted(again)) == (sizes(store), counted(store))
+    tables = ("device_log", "rollups")
+    for table in tables:
+        query = f"SELECT count(*) FROM {table}"
+        assert again.rows(query)[0][0] == store.rows(query)[0][0] > 0
+    again.close()
 
 
 def test_fewer_days_an_hour_than_in_full_is_a_mistake(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
 import pytest
 from conftest import Open, Opened
-from dashboard_fake import MODEL, FakeSource
+from dashboard_fake import MODEL, NOW, FakeSource, at, fleet
 
+from hdap_tui.dashboard.history import history_plot
 from hdap_tui.dashboard.travel import Travel
 from hdap_tui.errors import UserError
 from hdap_tui.moments import NothingYetError, said
+from hdap_tui.store.records import Point, Span
 from hdap_tui.store.values import from_micros
 
 
@@ -222,13 +225,38 @@ async def test_a_history_says_what_of_it_is_rolled_up(
         await hands.until(lambda: hands.view == "device")
         await hands.idle()
         text = hands.text()
-        assert "29 measurements, the oldest as 1 points" in text
+        assert "29 measurements, the oldest as 1 point" in text
         line = next(line for line in text.splitlines() if "10-02 00:00" in line)
         assert "1 day, 24 measurements, 2 failed" in line
         assert " … " in line
 
 
 # Without a screen
+
+
+def plotted(minutes: list[float], span: Span = "") -> list[float]:
+    """Return the line that is drawn for measurements so long ago."""
+    found = [
+        Point(at=at(ago), model="m", median_ms=5.0, low_ms=5.0, high_ms=5.0, contended=0.0,
+              span=span)
+        for ago in minutes
+    ]  # fmt: skip
+    (line,) = history_plot(found, fleet(), None, NOW).series
+    return list(line.ys)
+
+
+def test_a_gap_in_a_history_is_a_gap_in_its_line() -> None:
+    usual = [float(ago) for ago in range(60, 30, -2)]
+    assert not any(map(math.isnan, plotted(usual)))
+    broken = plotted([*(ago + 600 for ago in usual), *usual])
+    assert [index for index, y in enumerate(broken) if math.isnan(y)] == [15]
+
+
+def test_a_day_that_was_rolled_up_lasts_until_the_next() -> None:
+    days = [1440.0 * ago for ago in (9, 8, 7, 3, 2, 1)]
+    assert [math.isnan(y) for y in plotted(days, "day")].count(True) == 0
+    days = [1440.0 * ago for ago in (60, 59, 58, 3, 2, 1)]
+    assert [math.isnan(y) for y in plotted(days, "day")].count(True) == 1
 
 
 def test_stepping_beyond_the_last_round_is_live_and_before_the_first_stays_there() -> None:
