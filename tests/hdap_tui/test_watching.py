@@ -58,6 +58,19 @@ def hdap(site: Site, capsys: pytest.CaptureFixture[str]) -> Hdap:
     return caller(site, capsys)
 
 
+def watch_until(hdap: Hdap, holds: Callable[[], bool], most: int = 20) -> None:
+    """Watch until something is so: on a busy machine that takes more rounds."""
+    for _ in range(most):
+        if holds():
+            return
+        hdap("watch", "--rounds", "2")
+    assert holds()
+
+
+def states(hdap: Hdap) -> dict[str, str]:
+    return {d["device"]: d["state"] for d in hdap("drift")[1]["devices"]}
+
+
 def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> None:
     status, found, _ = hdap("watch", "--rounds", "4")
     assert status == ExitCode.DONE
@@ -65,8 +78,8 @@ def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> 
     learned = {d["device"]: d for d in hdap("drift")[1]["devices"]}
     assert all(d["baseline_ms"] > 0 and d["state"] == "ok" for d in learned.values())
 
-    control.drift(site.lab.state, "edge-02", 150)
-    hdap("watch", "--until-alert", "--rounds", "10")
+    control.drift(site.lab.state, "edge-02", 400)
+    hdap("watch", "--until-alert", "--rounds", "40")
     alerts = hdap("alerts")[1]["alerts"]
     assert [(a["scope"], a["subject"], a["state"]) for a in alerts] == [
         ("device", "edge-02", "firing")
@@ -87,17 +100,16 @@ def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> 
     assert devices["edge-01"] is None
 
     control.drift(site.lab.state, "edge-02", 0)
-    hdap("watch", "--rounds", "4")
+    watch_until(hdap, lambda: hdap("alerts", "show", number)[1]["state"] == "resolved")
     shown = hdap("alerts", "show", number)[1]
-    assert shown["state"] == "resolved"
     what = [event["what"] for event in shown["history"]]
     assert what.index("opened") < what.index("acknowledged") < what.index("resolved")
     assert what[-1] == "resolved"
 
 
 def test_accepting_an_alert_learns_a_new_baseline(site: Site, hdap: Hdap) -> None:
-    control.drift(site.lab.state, "edge-04", 150)
-    hdap("watch", "--until-alert", "--rounds", "10")
+    control.drift(site.lab.state, "edge-04", 400)
+    hdap("watch", "--until-alert", "--rounds", "40")
     alert = next(a for a in hdap("alerts")[1]["alerts"] if a["state"] == "firing")
     assert alert["subject"] == "edge-04"
     status, _, said = hdap("alerts", "accept", str(alert["alert"]))
@@ -105,9 +117,9 @@ def test_accepting_an_alert_learns_a_new_baseline(site: Site, hdap: Hdap) -> Non
     assert "--yes" in said
     accepted = hdap("alerts", "accept", str(alert["alert"]), "--yes")[1]
     assert accepted["state"] == "resolved"
-    states = {d["device"]: d["state"] for d in hdap("drift")[1]["devices"]}
-    assert states["edge-04"] == "learning"
+    assert states(hdap)["edge-04"] == "learning"
     assert hdap("watch", "--rounds", "4")[1]["alerts"] == []
+    watch_until(hdap, lambda: states(hdap)["edge-04"] == "ok")
     known = {d["device"]: d["baseline_ms"] for d in hdap("drift")[1]["devices"]}
     assert known["edge-04"] > 1.5 * known["edge-01"]
     control.drift(site.lab.state, "edge-04", 0)
