@@ -139,7 +139,7 @@ def test_a_machine_that_was_started_anew_waits_for_nobody(store: Store) -> None:
     elsewhere(store, socket.gethostname())
     began = time.monotonic()
     with owning(store):
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10
 
 
 def test_a_sign_of_life_makes_no_screen_look_anew(store: Store) -> None:
