@@ -50,9 +50,10 @@ class Round:
                 self._resolve(over)
             fresh = [self._fire(signal) for signal in signals]
             known = self._open()
-            silent = [s for s in self.monitor.silent if ("device", s.subject, "level") not in known]
-            for signal in silent:
-                self._fire(signal)
+            for signal in self.monitor.silent:
+                before = known.get(("device", signal.subject, "level"))
+                if before is None or before.state == "pending":
+                    self._fire(signal)
             self._follow()
             inhibit(self.store, self._covers)
             silencing.apply(self.settings, self.store)

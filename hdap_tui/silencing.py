@@ -48,12 +48,18 @@ def apply(settings: Settings, store: Store) -> None:
     if not in_force and not any(alert.silence for alert in opened):
         return
     with store.write():
-        chosen: dict[int, int] = {}
+        chosen: dict[int, Silence] = {}
         for silence in in_force:  # the one that ends last goes before the others
             for alert in matching(settings, store, parse(silence.selector), opened):
-                chosen.setdefault(alert.id, silence.id)
+                chosen.setdefault(alert.id, silence)
         for alert in opened:
-            alerts.quieten(store, alert, chosen.get(alert.id))
+            over = chosen.get(alert.id)
+            if over is not None:
+                text = f"silence {over.id}: {over.reason}"
+                alerts.quieten(store, alert, over.id, text, over.who)
+            elif alert.silence is not None:
+                before = silences.row(store, alert.silence)
+                alerts.quieten(store, alert, None, f"silence {before.id} is over", before.ended_by)
 
 
 def matching(

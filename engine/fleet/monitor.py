@@ -206,14 +206,18 @@ class Monitor:
         A chart is half-way to its alarm, or one more sample makes a jump, and the level is off by
         enough to be worth telling.
         """
-        state, limits, off = self._s, self.settings, self.deviation
-        if state.baseline is None or state.active or off is None:
+        state, limits = self._s, self.settings
+        least = max(1, limits.jump_consecutive - 1)
+        quiet = max(state.up, state.down) <= limits.h / 2 and abs(state.jumps) < least
+        if state.baseline is None or state.active or quiet:
             return None
-        if self.relative and abs(off) < math.log1p(limits.effect_percent / 100):
+        off = self.deviation
+        gate = math.log1p(limits.effect_percent / 100) if self.relative else 0.0
+        if off is None or abs(off) < gate:
             return None
         sign, direction = (1, self._up) if off > 0 else (-1, self._down)
         way, height, since = direction
-        if sign * state.jumps >= max(1, limits.jump_consecutive - 1):
+        if sign * state.jumps >= least:
             return way, self._nth_last(abs(state.jumps))
         return (way, since) if height > limits.h / 2 else None
 

@@ -221,16 +221,17 @@ def alert_facts(
     if row.reason:
         facts.append(("reason", clean(row.reason, 200)))
     lines = [title, pairs(facts, palette, room)]
-    left_out = len(events) - _EVENTS
-    shown_events = events if left_out <= 0 else [events[0], *events[-_EVENTS + 1 :]]
+    steps = [e for i, e in enumerate(events) if e.what != "changed" or i == len(events) - 1]
+    shown_events = steps[-_EVENTS:]
+    if len(shown_events) < len(events):
+        more = f"{'':<11}… {count(len(events) - len(shown_events), 'line')} before (i)"
+        lines.append(Text(more, style=palette["muted"]))
     for event in shown_events:
         line = Text(f"{clock_time(event.at, now):<10} ", style=palette["muted"])
         line.append(clean(event.what, 40), palette["strong"])
         line.append(f" by {clean(event.who, 40)}" if event.who else "", palette["muted"])
         line.append(f"  {clean(event.text, 200)}" if event.text else "")
         lines.append(line)
-        if left_out > 0 and event is events[0]:
-            lines.append(Text(f"{'':<11}… {left_out} more (i)", style=palette["muted"]))
     # What it says stands in the title already.
     known = [(about, Text(clean(text, 400))) for about, text in explanation if about != "what"]
     if known:

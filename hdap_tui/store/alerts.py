@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -87,10 +88,8 @@ def fire(
             _note(store, cursor.lastrowid, "pending" if pending else "opened", text, figures=True)
             return row(store, cursor.lastrowid), True
         if known.state == "pending" and not pending:
-            change(store, known, state="firing", fired_at=now(), **_plain(values))
-            connection.execute(
-                "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (known.id,)
-            )
+            firing = {"state": "firing", "fired_at": now(), "told_percent": size_percent}
+            change(store, known, **firing, **_plain(values))
             _note(store, known.id, "opened", text, figures=True)
             return row(store, known.id), True
         # It began when it first began, and was told by what it was told by, whatever a later look
@@ -103,17 +102,14 @@ def fire(
 
 def grow(store: Store, alert: AlertRow, text: str = "", **values: Any) -> AlertRow:
     """Bring an open alert's figures up to date; its history hears of it where they moved far."""
-    with store.write() as connection:
-        found = change(store, alert, **values)
-        if found == alert or found.state == "pending":
-            return found
-        told = store.row("SELECT told_percent FROM alerts WHERE id = ?", (alert.id,))
-        assert told is not None
-        moved = abs(found.size_percent - told["told_percent"])
-        if found.direction != alert.direction or moved >= NOTABLE_PERCENT:
-            connection.execute(
-                "UPDATE alerts SET told_percent = size_percent WHERE id = ?", (alert.id,)
-            )
+    size = values.get("size_percent", alert.size_percent)
+    turned = values.get("direction", alert.direction) != alert.direction
+    is_notable = turned or abs(size - alert.told_percent) >= NOTABLE_PERCENT
+    if not is_notable or alert.state == "pending":
+        return change(store, alert, **values)
+    with store.write():
+        found = change(store, alert, **values, told_percent=size)
+        if found != alert:
             _note(store, alert.id, "changed", text, figures=True)
         return found
 
@@ -127,15 +123,16 @@ def change(store: Store, alert: AlertRow, **values: Any) -> AlertRow:
     }
     if not different:
         return alert
-    if "evidence" in different:
-        different["evidence"] = json.dumps(dict(different["evidence"]), sort_keys=True)
+    kept = dict(different)
+    if "evidence" in kept:
+        kept["evidence"] = json.dumps(dict(kept["evidence"]), sort_keys=True)
     with store.write() as connection:
         connection.execute(
-            f"UPDATE alerts SET {', '.join(f'{name} = :{name}' for name in different)} "
-            "WHERE id = :id",
-            {**different, "id": alert.id},
+            f"UPDATE alerts SET {', '.join(f'{name} = :{name}' for name in kept)} WHERE id = :id",
+            {**kept, "id": alert.id},
         )
-    return row(store, alert.id)
+    # A thousand devices change at once at times: the row is read again only where it must be.
+    return row(store, alert.id) if "silence_id" in different else replace(alert, **different)
 
 
 def turn(store: Store, alert: AlertRow, state: Literal["recovering", "firing"]) -> AlertRow:
@@ -162,13 +159,15 @@ def inhibit(store: Store, alert: AlertRow, wider: AlertRow | None) -> AlertRow:
         return change(store, found, told="")
 
 
-def quieten(store: Store, alert: AlertRow, silence: int | None) -> AlertRow:
-    """Put an alert under a silence, or take it from under one."""
+def quieten(
+    store: Store, alert: AlertRow, silence: int | None, text: str = "", who: str = ""
+) -> AlertRow:
+    """Put an alert under a silence, or take it from under one, and say why."""
     with store.write():
         found = change(store, alert, silence_id=silence)
         if found != alert:
             what = "silenced" if silence is not None else "no longer silenced"
-            _note(store, alert.id, what, f"silence {silence if silence else alert.silence}")
+            _note(store, alert.id, what, text, who=who)
         return found
 
 
@@ -326,9 +325,9 @@ def events(store: Store, number: int, until: str = "") -> list[AlertEvent]:
 
 _NAMES = (
     "id", "scope", "subject", "kind", "state", "direction", "model", "baseline_ms", "now_ms",
-    "size_percent", "onset_at", "opened_at", "fired_at", "acknowledged_at", "acknowledged_by",
-    "resolved_at", "devices", "inhibited", "inhibited_by", "silence", "silenced_until", "emulated",
-    "reason", "evidence", "told",
+    "size_percent", "told_percent", "onset_at", "opened_at", "fired_at", "acknowledged_at",
+    "acknowledged_by", "resolved_at", "devices", "inhibited", "inhibited_by", "silence",
+    "silenced_until", "emulated", "reason", "evidence", "told",
 )  # fmt: skip
 _COLUMNS = {"silence": "a.silence_id", "silenced_until": "coalesce(q.until, '')"}
 _FIELDS = {"silence_id": "silence"}

@@ -78,7 +78,6 @@ def m008_alerts_with_a_life(db: Database) -> None:
 
 
 _LIFE = """
-PRAGMA defer_foreign_keys = ON;
 CREATE TABLE silences (
     id INTEGER PRIMARY KEY,
     selector TEXT NOT NULL,
@@ -100,7 +99,10 @@ WHERE state <> 'resolved' AND kind IN ('step', 'ramp') AND EXISTS (
         AND x.model = alerts.model AND x.kind IN ('step', 'ramp') AND x.state <> 'resolved'
         AND x.id > alerts.id
 );
-CREATE TABLE alerts_living (
+-- Renaming takes the history's references along; both tables are made anew, the history first gone.
+DROP INDEX alerts_open;
+ALTER TABLE alerts RENAME TO alerts_before;
+CREATE TABLE alerts (
     id INTEGER PRIMARY KEY,
     scope TEXT NOT NULL CHECK (scope IN ('device', 'cluster', 'fleet')),
     subject TEXT NOT NULL,
@@ -135,23 +137,33 @@ CREATE TABLE alerts_living (
     -- what the world outside was told of it last
     told TEXT NOT NULL DEFAULT '' CHECK (told IN ('', 'firing', 'resolved'))
 );
-INSERT INTO alerts_living (
+INSERT INTO alerts (
     id, scope, subject, kind, state, direction, model, baseline_ms, now_ms, size_percent,
     told_percent, onset_at, opened_at, fired_at, acknowledged_at, resolved_at, inhibited, emulated,
     reason, told
 ) SELECT id, scope, subject, kind, state, direction, model, baseline_ms, now_ms, size_percent,
     told_percent, onset_at, opened_at, opened_at, acknowledged_at, resolved_at, inhibited, emulated,
     reason, CASE state WHEN 'resolved' THEN 'resolved' ELSE 'firing' END
-FROM alerts;
-DROP TABLE alerts;
-ALTER TABLE alerts_living RENAME TO alerts;
+FROM alerts_before;
+CREATE TABLE alert_events_living (
+    id INTEGER PRIMARY KEY,
+    alert_id INTEGER NOT NULL REFERENCES alerts (id),
+    at TEXT NOT NULL,
+    what TEXT NOT NULL,
+    text TEXT NOT NULL DEFAULT '',
+    -- empty: hdap itself
+    who TEXT NOT NULL DEFAULT ''
+);
+INSERT INTO alert_events_living (id, alert_id, at, what, text)
+SELECT id, alert_id, at, what, text FROM alert_events;
+DROP TABLE alert_events;
+ALTER TABLE alert_events_living RENAME TO alert_events;
+CREATE INDEX alert_events_by_alert ON alert_events (alert_id);
+DROP TABLE alerts_before;
 CREATE UNIQUE INDEX alerts_open ON alerts (
     scope, subject, model, (CASE WHEN kind IN ('step', 'ramp') THEN 'level' ELSE kind END)
 ) WHERE state <> 'resolved';
 CREATE INDEX alerts_by_state ON alerts (state, resolved_at);
-
--- empty: hdap itself
-ALTER TABLE alert_events ADD COLUMN who TEXT NOT NULL DEFAULT '';
 
 -- rounds in a row without a value
 ALTER TABLE drift_states ADD COLUMN missed INTEGER NOT NULL DEFAULT 0;

@@ -150,6 +150,8 @@ class AlertRow:
     """Why it was resolved, or what the operator wrote."""
     evidence: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """By what it was told: rule, height, limit, noise_percent, samples, peers, peer_count."""
+    told_percent: float = 0.0
+    """The size as its history told it last."""
     told: Literal["", "firing", "resolved"] = ""
     """What the world outside was told of it last."""
 

@@ -17,7 +17,16 @@ from hdap_tui.config import Settings, load
 from hdap_tui.drifting import accept, judge_round
 from hdap_tui.errors import SettingsError
 from hdap_tui.explaining import explain
-from hdap_tui.store import alerts, devices, drift, facts, measurements, models, silences
+from hdap_tui.store import (
+    alerts,
+    devices,
+    drift,
+    facts,
+    measurements,
+    migrations,
+    models,
+    silences,
+)
 from hdap_tui.store.database import Store, StoreError, UnknownError, open_store
 from hdap_tui.store.records import AlertRow
 
@@ -138,6 +147,7 @@ def test_the_fleets_alert_stands_for_those_of_its_devices_until_it_is_over(site:
     assert {a.subject for a in beneath} == {f"d{i}" for i in range(9)}
     assert wide.inhibited == 9
     assert "inhibited" in site.told(first.id)
+    assert site.told(site.row("d5").id)[:2] == ["pending", "opened"]
     # All but two are well again.
     for _ in range(60):
         site.rounds(1, {0: 1.4, 1: 1.4})
@@ -238,7 +248,12 @@ def test_a_silence_names_devices_subjects_or_kinds(
     assert (made.who, made.reason) == ("ann", "work on the roof")
     for alert in under:
         assert alert.silenced_until == made.until
-        assert site.told(alert.id)[-1] == "silenced"
+        last = alerts.events(site.store, alert.id)[-1]
+        assert (last.what, last.who, last.text) == (
+            "silenced",
+            "ann",
+            "silence 1: work on the roof",
+        )
     silences.end(site.store, made.id, "bob")
     silencing.apply(site.settings, site.store)
     assert not any(a.silence for a in alerts.open_rows(site.store))
@@ -258,9 +273,10 @@ def test_a_silence_is_over_when_its_time_is(site: Site) -> None:
     site.rounds(12)
     silencing.begin(site.settings, site.store, "d4", timedelta(hours=1), "short", "ann")
     (alert,) = site.rounds(6, {4: 1.3})
+    assert alert.silence is not None
     assert not silences.any_over(site.store)
     with site.store.write() as connection:
-        connection.execute("UPDATE silences SET until = ?", ("2026-01-01T00:00:00",))
+        connection.execute("UPDATE silences SET until = created_at")
     assert silences.any_over(site.store)
     silencing.apply(site.settings, site.store)
     assert alerts.row(site.store, alert.id).silence is None
@@ -312,3 +328,35 @@ def test_an_explanation_says_so_where_nothing_else_changed(site: Site) -> None:
     assert lines[-1][1].startswith("no fact, deployment or condition is known to have changed")
     assert ("found by", "many devices that change within a day are one event: 9 devices within 24"
             " rounds") in lines  # fmt: skip
+
+
+def test_a_file_from_before_keeps_its_alerts_and_their_history(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.db"
+    store = Store(path)
+    path.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        steps = [m for m in migrations.migrations._migrations if m.name < "m008"]
+        patch.setattr(migrations.migrations, "_migrations", steps)
+        patch.setattr(migrations, "SCHEMA_VERSION", 7)
+        migrations.migrate(store)
+    with store.write() as connection:
+        for number, kind, state in ((1, "step", "firing"), (2, "ramp", "acknowledged"),
+                                    (3, "spread", "resolved")):  # fmt: skip
+            connection.execute(
+                "INSERT INTO alerts (id, scope, subject, kind, state, direction, model,"
+                " baseline_ms, now_ms, size_percent, told_percent, onset_at, opened_at)"
+                " VALUES (?, 'device', 'a', ?, ?, 'up', 'net', 10, 12, 20, 20, 't', 't')",
+                (number, kind, state),
+            )
+            connection.execute(
+                "INSERT INTO alert_events (alert_id, at, what) VALUES (?, 't', 'opened')", (number,)
+            )
+    store.close()
+    store = open_store(path)
+    # Of two open ones of one sort the later one goes on.
+    assert [(a.id, a.state) for a in alerts.open_rows(store)] == [(2, "acknowledged")]
+    assert alerts.row(store, 1).reason == "told by a later alert"
+    assert [e.what for e in alerts.events(store, 1)] == ["opened"]
+    assert alerts.untold(store) == ()
+    assert store.rows("PRAGMA foreign_key_check") == []
+    store.close()

@@ -57,6 +57,7 @@ class AlertsScreen(TableView):
         self._events: Sequence[AlertEvent] = ()
         self._explanation: Sequence[tuple[str, str]] = ()
         self._events_of = -1
+        self._stale = False
         self._unfolded: set[int] = set()
 
     def body(self) -> Iterable[Widget]:
@@ -87,7 +88,7 @@ class AlertsScreen(TableView):
         """Show the alerts, those of a group beneath the one that stands for them."""
         self.main.show(grouped(snapshot.alerts, self._unfolded))
         self._show_suggested(snapshot)
-        self._events_of = -1  # an alert's history may have grown
+        self._stale = True  # an alert's history may have grown
 
     def action_unfold(self) -> None:
         """Open the group of the selected alert, or close it."""
@@ -140,8 +141,10 @@ class AlertsScreen(TableView):
     @on(Table.Highlighted)
     def _highlighted(self) -> None:
         row: AlertRow | None = self.main.current
-        if row is not None and row.id != self._events_of:
-            self._events, self._explanation, self._events_of = (), (), row.id
+        if row is not None and (row.id != self._events_of or self._stale):
+            if row.id != self._events_of:
+                self._events, self._explanation = (), ()
+            self._events_of, self._stale = row.id, False
             self._lower.set_class(row.scope == "device", "-charted")
             self._read(row, self.until)
         self._show_details()
@@ -150,7 +153,8 @@ class AlertsScreen(TableView):
     def _read(self, row: AlertRow, until: int | None) -> None:
         source = self.dash.source
         events = source.alert_events(row.id, until)
-        self.post_message(AlertEventsRead(row.id, events))
+        if until is not None or not self._explanation:  # what takes longer comes after
+            self.post_message(AlertEventsRead(row.id, events))
         if until is None:  # what explains an alert is told from what is known today
             self.post_message(AlertEventsRead(row.id, events, source.explanation(row.id)))
         if row.scope == "device":
@@ -221,7 +225,7 @@ def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:
         Column("latency", "baseline → now ms", _latency, 17, align="right"),
         Column("age", "since", lambda r: Cell(age(r.onset_at, now()), "muted"), 7,
                sort=lambda r: r.onset_at),
-        Column("model", "model", lambda r: Cell(clean(r.model, 80), "muted"), 8, most=40),
+        Column("model", "model", lambda r: Cell(clean(r.model, 80), "muted"), 8, most=40, above=84),
     )  # fmt: skip
 
 

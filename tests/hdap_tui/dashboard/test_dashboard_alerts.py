@@ -15,7 +15,7 @@ from hdap_tui.dashboard import announce
 from hdap_tui.dashboard.screens.confirm import ConfirmScreen
 from hdap_tui.dashboard.screens.result import ResultScreen
 from hdap_tui.errors import ExitCode, UserError
-from hdap_tui.store.records import JobRow
+from hdap_tui.store.records import AlertRow, Decision, JobRow
 
 
 async def test_one_key_on_an_alert_starts_recompression_after_a_question(open_app: Open) -> None:
@@ -190,3 +190,94 @@ def test_whoever_leaves_is_told_which_jobs_go_on() -> None:
     ]
     assert list(announce.farewell(replace(one, jobs=(replace(job, state="finished"),)))) == []
     assert list(announce.farewell(None)) == []
+
+
+def group_of(n: int) -> tuple[AlertRow, ...]:
+    """Return an alert of the fleet, and those of devices that it stands for."""
+    one = fleet().alerts[0]
+    wide = replace(one, id=50, scope="fleet", subject="fleet", inhibited=n)
+    return (wide, *(replace(one, id=i, subject=f"edge-{i:02d}", inhibited_by=50)
+                    for i in range(1, n + 1)))  # fmt: skip
+
+
+async def test_a_group_opens_and_closes_beneath_the_alert_that_stands_for_it(
+    open_app: Open,
+) -> None:
+    source = FakeSource(replace(fleet(), alerts=group_of(9)))
+    for size in ((80, 24), (160, 48)):
+        async with open_app(source, size=size) as hands:
+            await hands.press("3")
+            await hands.sees("fleet +9 devices")
+            assert "! 1 alert" in hands.text()
+            assert "└ edge-03" not in hands.text()
+            await hands.press("plus")
+            await hands.sees("└ edge-01")
+            await hands.press("down", "d")
+            await hands.until(lambda: hands.source.ran)
+            assert hands.source.ran.pop() == ("alerts explain", {"alert": 1})
+            await hands.press("escape", "plus")
+            await hands.until(lambda: "└ edge-01" not in hands.text())
+
+
+async def test_a_silenced_alert_says_so_and_its_silence_can_be_ended(open_app: Open) -> None:
+    until = at(-90)
+    quiet = replace(fleet().alerts[0], silence=7, silenced_until=until)
+    source = FakeSource(replace(fleet(), alerts=(quiet,)))
+    async with open_app(source, size=(160, 48)) as hands:
+        await hands.press("3")
+        await hands.sees("S silenced")
+        assert "no alerts" in hands.text()
+        await hands.press("Q")
+        await hands.until(lambda: hands.source.ran)
+        assert hands.source.ran.pop() == ("alerts unsilence", {"silence": 7})
+
+
+async def test_silencing_asks_how_long_and_why(open_app: Open) -> None:
+    async with open_app(size=(120, 30)) as hands:
+        await hands.press("3", "l")
+        await hands.sees(":alerts silence edge-07 --for")
+        await hands.type("2h")
+        await hands.press("enter")
+        await hands.sees(":alerts silence edge-07 --for 2h --reason")
+        await hands.type("'a new fan'")
+        await hands.press("enter")
+        await hands.until(lambda: hands.source.ran)
+        given = {"selector": "edge-07", "for_": "2h", "reason": "a new fan"}
+        assert hands.source.ran == [("alerts silence", given)]
+
+
+async def test_an_alert_is_explained_beside_its_history(open_app: Open) -> None:
+    async with open_app(size=(160, 48)) as hands:
+        await hands.press("3")
+        await hands.sees("the CUSUM chart: its sum reached 11.2, the limit is 10.4")
+
+
+async def test_a_suggestion_stands_beneath_the_alerts_with_the_keys_for_it(open_app: Open) -> None:
+    one = Decision(
+        id=4, cause="alert 3", alert=3, state="suggested", at=at(1),
+        reason="fleet has become 12.0 % slower at once, for 12 canary rounds",
+    )  # fmt: skip
+    source = FakeSource(fleet())
+    async with open_app(source, size=(120, 30)) as hands:
+        await hands.press("3")
+        await hands.change(decisions=(one,))
+        await hands.sees("f6 recompress")
+        await hands.sees("suggested: fleet has become 12.0 % slower at once")
+        await hands.press("f6")
+        await hands.until(lambda: hands.source.ran)
+        assert hands.source.ran.pop() == ("policy start", {"decision": 4})
+        await hands.press("f5")
+        await hands.until(lambda: hands.source.ran)
+        assert hands.source.ran.pop() == ("policy undo", {"decision": 4})
+        await hands.change(decisions=(replace(one, state="withdrawn"),))
+        await hands.until(lambda: "f6 recompress" not in hands.text())
+
+
+def test_an_alert_beneath_another_or_silenced_is_not_announced_until_it_comes_up() -> None:
+    before = replace(fleet(), alerts=())
+    quiet = replace(before, alerts=group_of(2))
+    said = [text for text, _ in announce.news(before, quiet)]
+    assert said == ["fleet has become 25.1 % slower at once: press 3 for the alerts."]
+    up = tuple(replace(a, inhibited_by=None) for a in quiet.alerts[1:2])
+    said = [text for text, _ in announce.news(quiet, replace(quiet, alerts=up))]
+    assert said == ["edge-01 has become 25.1 % slower at once: press 3 for the alerts."]
