@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from left_over import nothing_left
-from operating import QUICK, errors, hdap, make_models
+from operating import QUICK, errors, hdap, make_models, network
 from sshd import Sshd, fleet_toml, wait_for
 from wheels import WORKS, interpreter, make_wheel
 
@@ -66,6 +66,7 @@ def wrong(servers: list[Sshd]) -> None:
 @pytest.fixture
 def file(servers: list[Sshd], tmp_path: Path) -> Path:
     make_models(tmp_path)
+    network(tmp_path / "slow.onnx", layers=12)  # so much that a busy machine sees it, too
     path = tmp_path / "fleet.toml"
     path.write_text(fleet_toml(servers, tmp_path / "state", sys.executable, QUICK + DEPLOY))
     return path
