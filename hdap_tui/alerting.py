@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from engine.fleet.rounds import Clearance, FleetMonitor, Signal
 from engine.fleet.rounds import Scope as Watched
@@ -163,7 +164,11 @@ class Round:
 
     def _emulated(self, device: str) -> bool:
         """Say whether a device, or any of the fleet, is emulated."""
-        return any(d.emulated for d in self.settings.devices if device in ("", d.name))
+        return device in self._made_up if device else bool(self._made_up)
+
+    @cached_property
+    def _made_up(self) -> frozenset[str]:
+        return frozenset(device.name for device in self.settings.devices if device.emulated)
 
     def _covers(self, wide: AlertRow, narrow: AlertRow) -> bool:
         if wide.scope == "fleet":
