@@ -383,8 +383,10 @@ CREATE TABLE device_facts_latest (
 """
 
 _STAGED = """
--- The same table with one more state, and with what a later process needs to go on.
-CREATE TABLE deployments_staged (
+-- The same table with one more state, and with what a later process needs to go on. Renaming takes
+-- the references of its devices along, so these are made anew, too.
+ALTER TABLE deployments RENAME TO deployments_before;
+CREATE TABLE deployments (
     id INTEGER PRIMARY KEY,
     model_id INTEGER NOT NULL REFERENCES models (id),
     state TEXT NOT NULL CHECK (
@@ -404,12 +406,28 @@ CREATE TABLE deployments_staged (
     -- why the rest was left out
     stopped TEXT NOT NULL DEFAULT ''
 );
-INSERT INTO deployments_staged (
+INSERT INTO deployments (
     id, model_id, state, started_at, finished_at, speedup, low, high, verdict
 ) SELECT id, model_id, state, started_at, finished_at, speedup, low, high, verdict
-FROM deployments;
-DROP TABLE deployments;
-ALTER TABLE deployments_staged RENAME TO deployments;
+FROM deployments_before;
+CREATE TABLE deployment_devices_staged (
+    deployment_id INTEGER NOT NULL REFERENCES deployments (id),
+    device_id INTEGER NOT NULL REFERENCES devices (id),
+    previous_id INTEGER REFERENCES models (id),
+    switched INTEGER NOT NULL DEFAULT 0,
+    speedup REAL,
+    low REAL,
+    high REAL,
+    verdict TEXT NOT NULL DEFAULT '',
+    error TEXT NOT NULL DEFAULT '',
+    detail TEXT NOT NULL DEFAULT '',
+    at TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (deployment_id, device_id)
+) WITHOUT ROWID;
+INSERT INTO deployment_devices_staged SELECT * FROM deployment_devices;
+DROP TABLE deployment_devices;
+ALTER TABLE deployment_devices_staged RENAME TO deployment_devices;
+DROP TABLE deployments_before;
 
 ALTER TABLE deployment_devices ADD COLUMN stage INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE deployment_devices ADD COLUMN place INTEGER NOT NULL DEFAULT 0;

@@ -24,6 +24,7 @@ from hdap_tui.store import (
     devices,
     drift,
     measurements,
+    migrations,
     models,
 )
 from hdap_tui.store.database import Store, StoreError, open_store
@@ -776,3 +777,30 @@ def test_a_device_that_did_not_change_is_the_same_object(store: Store) -> None:
     devices.set_stage(store, "b", "upload")
     after = devices.rows(store)
     assert [one is other for one, other in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_a_file_of_the_first_version_keeps_its_deployments(tmp_path: Path) -> None:
+    path = tmp_path / "first.db"
+    store = Store(path)
+    path.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        steps = migrations.migrations._migrations[:1]
+        patch.setattr(migrations.migrations, "_migrations", steps)
+        patch.setattr(migrations, "SCHEMA_VERSION", 1)
+        migrations.migrate(store)
+    with store.write() as connection:
+        for line in (
+            "INSERT INTO models (id, digest, name, created_at) VALUES (1, 'aa', 'a', 't')",
+            "INSERT INTO devices (id, name, position) VALUES (1, 'd', 0)",
+            "INSERT INTO deployments (id, model_id, state, started_at) "
+            "VALUES (7, 1, 'partly', 't')",
+            "INSERT INTO deployment_devices (deployment_id, device_id, switched) VALUES (7, 1, 1)",
+        ):
+            connection.execute(line)
+    store.close()
+    store = open_store(path)
+    kept = store.rows("SELECT deployment_id, device_id, outcome FROM deployment_devices")
+    assert [tuple(row) for row in kept] == [(7, 1, "kept")]
+    assert [row["state"] for row in store.rows("SELECT state FROM deployments")] == ["partly"]
+    assert store.rows("PRAGMA foreign_key_check") == []
+    store.close()
