@@ -21,7 +21,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -227,8 +226,3 @@ def known_line(target: Target) -> str:
 def row(*cells: object) -> str:
     """Return one row of a Markdown table."""
     return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def agent_key(target: Target) -> paramiko.PKey:
-    """Return the key that the servers let in."""
-    return paramiko.PKey.from_path(target.identity)

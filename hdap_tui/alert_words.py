@@ -40,7 +40,7 @@ def round_sentence(firing: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> 
     for rows, word in ((firing, "new"), (resolved, "resolved")):
         if len(rows) == 1:
             over = "" if word == "new" else ": resolved"
-            parts.append(f"{alert_sentence(rows[0])}{_more(rows[0])}{over}")
+            parts.append(f"{alert_sentence(rows[0])}{stands_for(rows[0])}{over}")
         elif rows:
             parts.append(f"{len(rows)} alerts {word}: {_listed(map(_subject, rows))}")
     return "; ".join(parts)
@@ -105,7 +105,7 @@ def postable(alert: AlertRow, fleet: str, ends_at: str) -> dict[str, Any]:
         **({"emulated": "true"} if alert.emulated else {}),
     }
     annotations = {
-        "summary": alert_sentence(alert) + _more(alert),
+        "summary": alert_sentence(alert) + stands_for(alert),
         "description": f"{alert.baseline_ms:.3f} ms -> {alert.now_ms:.3f} ms "
         f"({alert.size_percent:+.1f} %) with {clean(alert.model, 80)}, since {alert.onset_at}",
         "alert": str(alert.id),
@@ -135,7 +135,8 @@ def _subject(alert: AlertRow) -> str:
     return with_letters(clean(alert.subject, 60))
 
 
-def _more(alert: AlertRow) -> str:
+def stands_for(alert: AlertRow) -> str:
+    """Return how many devices' alerts it stands for; empty where it stands for none."""
     return f" (+{alert.inhibited} devices)" if alert.inhibited else ""
 
 

@@ -13,13 +13,14 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
-from hdap_tui.alert_words import alert_sentence, is_quiet_now
+from hdap_tui.alert_words import alert_sentence, is_quiet_now, stands_for
 from hdap_tui.config import Settings
 from hdap_tui.fact_names import BY_NAME, shown
 from hdap_tui.store import alerts, decisions, deployments, devices, facts, measurements, silences
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import AlertRow
+from hdap_tui.store.values import moment
 from hdap_tui.subjects import COHORT, members
 from hdap_tui.text import clean
 
@@ -44,7 +45,7 @@ def explain(settings: Settings, store: Store, alert: AlertRow) -> list[Line]:
     """
     with store.read():
         return [
-            ("what", f"{alert_sentence(alert)}{_stands_for(alert)}."),
+            ("what", f"{alert_sentence(alert)}{stands_for(alert)}."),
             ("measured", _measured(settings, alert)),
             ("baseline", _baseline(alert)),
             ("compared", _compared(alert)),
@@ -56,10 +57,6 @@ def explain(settings: Settings, store: Store, alert: AlertRow) -> list[Line]:
             *_follows(store, alert),
             *(("meanwhile", text) for text in _meanwhile(settings, store, alert)),
         ]
-
-
-def _stands_for(alert: AlertRow) -> str:
-    return f" (+{alert.inhibited} devices)" if alert.inhibited else ""
 
 
 def _measured(settings: Settings, alert: AlertRow) -> str:
@@ -98,8 +95,8 @@ def _compared(alert: AlertRow) -> str:
 
 
 def _began(alert: AlertRow) -> str:
-    onset = _moment(alert.onset_at)
-    noticed = _moment(alert.fired_at or alert.opened_at)
+    onset = moment(alert.onset_at)
+    noticed = moment(alert.fired_at or alert.opened_at)
     if onset is None or noticed is None:
         return "not known"
     later = _length(noticed - onset)
@@ -188,7 +185,7 @@ def _follows(store: Store, alert: AlertRow) -> Iterator[Line]:
 
 def _meanwhile(settings: Settings, store: Store, alert: AlertRow) -> Iterator[str]:
     """Yield what else changed when it began."""
-    onset, fired = _moment(alert.onset_at), _moment(alert.fired_at or alert.opened_at)
+    onset, fired = moment(alert.onset_at), moment(alert.fired_at or alert.opened_at)
     if onset is None or fired is None:
         yield "nobody knows when it began"
         return
@@ -206,12 +203,12 @@ def _meanwhile(settings: Settings, store: Store, alert: AlertRow) -> Iterator[st
 def _facts(store: Store, names: Sequence[str], since: datetime, until: datetime) -> Iterator[str]:
     found: Counter[tuple[str, str, str]] = Counter()
     for name in names:
-        for moment in facts.history(store, name, limit=10):
-            at = _moment(moment.at)
+        for change in facts.history(store, name, limit=10):
+            at = moment(change.at)
             if at is not None and since <= at <= until:
                 found.update(
                     (c.name, shown(c.name, c.before) or "–", shown(c.name, c.after) or "–")
-                    for c in moment.changes
+                    for c in change.changes
                 )
     for (name, before, after), count in found.most_common(_LISTED):
         title = BY_NAME[name].title if name in BY_NAME else name
@@ -223,7 +220,7 @@ def _deployed(
     store: Store, names: Sequence[str], since: datetime, until: datetime
 ) -> Iterator[str]:
     for row in deployments.rows(store, limit=10):
-        at = _moment(row.started_at)
+        at = moment(row.started_at)
         if at is None or not since <= at <= until:
             continue
         own = {one.device for one in deployments.devices(store, row.id) if one.switched}
@@ -243,8 +240,8 @@ def _conditions(
             for row in measurements.details(store, name, model.digest, limit=10 * ROUNDS)
             if not row["error"] and isinstance(row.get("conditions"), dict)
         ]
-        split = [row for row in rows if (at := _moment(row["at"])) and at < onset]
-        after = [row for row in rows if (at := _moment(row["at"])) and at >= onset]
+        split = [row for row in rows if (at := moment(row["at"])) and at < onset]
+        after = [row for row in rows if (at := moment(row["at"])) and at >= onset]
         before = [row["conditions"] for row in split[-ROUNDS:]]
         words = _differences(before, [row["conditions"] for row in after[:ROUNDS]])
         for text in words:
@@ -292,14 +289,6 @@ def _numbers(rows: Sequence[Mapping[str, Any]], path: tuple[str, str], place: in
 def _at(row: Mapping[str, Any], path: tuple[str, str]) -> Any:
     held = row.get(path[0])
     return held.get(path[1]) if isinstance(held, Mapping) else None
-
-
-def _moment(at: str) -> datetime | None:
-    try:
-        when = datetime.fromisoformat(at)
-    except ValueError:
-        return None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _clock(when: datetime) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,18 @@ def take(file: Opened | int, *, shared: bool = False) -> bool:
 def wait(file: Opened | int, *, shared: bool = False) -> None:
     """Lock an open file as `take` does, but wait for it as long as it takes."""
     fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has a file locked for itself, this one included; False without a file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not take(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime, timedelta
 
 from hdap_tui.actions.past import UNKNOWN, moment_of
-from hdap_tui.alert_words import document, is_quiet_now, open_until, postable
+from hdap_tui.alert_words import document, is_quiet_now, open_until, postable, stands_for
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.drifting import accept as accept_level
 from hdap_tui.errors import RefusedError
@@ -153,5 +153,4 @@ def _known(value: float, form: str) -> str:
 
 
 def _about(row: AlertRow) -> str:
-    more = f" (+{row.inhibited} devices)" if row.inhibited else ""
-    return with_letters(row.subject) + more + (" (emulated)" if row.emulated else "")
+    return with_letters(row.subject) + stands_for(row) + (" (emulated)" if row.emulated else "")

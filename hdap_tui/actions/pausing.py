@@ -14,7 +14,7 @@ from hdap_tui.progress import duration
 from hdap_tui.store import devices, pauses, sweeps, watchers
 from hdap_tui.store.pauses import Pause
 from hdap_tui.store.sweeps import SweepRow
-from hdap_tui.store.values import from_micros
+from hdap_tui.store.values import from_seconds
 from hdap_tui.watching import words
 from hdap_tui.watching.away import Away
 from hdap_tui.watching.owner import running, where
@@ -31,7 +31,7 @@ def pause(
     length = moments.length(for_).total_seconds()
     names = [device.name for device in context.select(select)] if select else []
     devices.sync(context.store, context.settings.devices)
-    until = from_micros(int((time.time() + length) * 1e6))
+    until = from_seconds(time.time() + length)
     row = pauses.add(context.store, names, until, reason or "")
     alive = running(context.store)
     text = f"{_whom(context, row.devices)} paused{words.until(until)}."

@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from hdap_tui.names import cluster_letter
 from hdap_tui.progress import duration
 from hdap_tui.store.records import DeploymentRow
+from hdap_tui.store.values import moment
 from hdap_tui.text import clean
 
 Clock = Callable[[], datetime]
@@ -101,15 +102,6 @@ def size(count: int) -> str:
             break
         value, unit = value / 1000, bigger
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def moment(at: str) -> datetime | None:
-    """Return the time that a record's text means; None where it means none."""
-    try:
-        when = datetime.fromisoformat(at)
-    except ValueError:
-        return None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def age(at: str, now: datetime) -> str:

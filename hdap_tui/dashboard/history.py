@@ -8,10 +8,11 @@ from datetime import datetime
 from itertools import pairwise
 from statistics import median
 
-from hdap_tui.dashboard.formats import count, moment
+from hdap_tui.dashboard.formats import count
 from hdap_tui.dashboard.widgets.chart import Plot, Series
 from hdap_tui.store.records import FleetSnapshot, Point, Span
 from hdap_tui.store.rollups import SECONDS
+from hdap_tui.store.values import moment
 
 _GAP = 20
 """A gap is so many times as long as it usually takes from one measurement to the next."""

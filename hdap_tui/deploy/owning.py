@@ -44,14 +44,7 @@ def owning(state: Path) -> Iterator[None]:
 
 def is_owned(state: Path) -> bool:
     """Whether a process changes what the fleet runs, this one included."""
-    try:
-        descriptor = os.open(state / "deploy.lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return not locking.take(descriptor, shared=True)
-    finally:
-        os.close(descriptor)
+    return locking.is_held(state / "deploy.lock")
 
 
 def notice(store: Store, state: Path) -> DeploymentRow | None:

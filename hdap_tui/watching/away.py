@@ -13,7 +13,7 @@ from hdap_tui.selection import select
 from hdap_tui.store import pauses
 from hdap_tui.store.database import Store
 from hdap_tui.store.pauses import Pause, paused_names
-from hdap_tui.store.values import from_micros
+from hdap_tui.store.values import from_seconds
 from hdap_tui.store.watchers import Rest
 from hdap_tui.watching.windows import DAYS, Window, minute_of
 
@@ -71,7 +71,7 @@ class Away:
                 found.append(
                     Rest(
                         devices=known.names,
-                        until=from_micros(int(known.until * 1e6)),
+                        until=from_seconds(known.until),
                         reason=entry.reason,
                         whole=len(known.names) == len(self._settings.devices),
                     )

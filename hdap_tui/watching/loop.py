@@ -15,7 +15,7 @@ from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.progress import duration
 from hdap_tui.store import measurements, sweeps, watchers
 from hdap_tui.store.records import AlertRow
-from hdap_tui.store.values import from_micros, to_micros
+from hdap_tui.store.values import from_seconds, to_seconds
 from hdap_tui.text import clean
 from hdap_tui.watch import Watcher
 from hdap_tui.watching import words
@@ -75,7 +75,7 @@ class Loop:
                 self._look()
                 step = self._decide()
                 if step.do == "wait":
-                    self._also(lambda: self._after.tidy(self._is_due))
+                    self._follow_up(lambda: self._after.tidy(self._is_due))
                     time.sleep(_TICK_S)
                     continue
                 self._do(step)
@@ -97,9 +97,9 @@ class Loop:
         last = sweeps.last(self.store, "sweep")
         half = sweeps.half(self.store)
         self._taken = Taken(
-            known.get("sweep", _seconds(last.finished_at) if last else None),
+            known.get("sweep", to_seconds(last.finished_at) if last else None),
             known.get("canary"),
-            _seconds(half.started_at) if half else None,
+            to_seconds(half.started_at) if half else None,
         )
         watch = self.context.settings.watch
         self._tell(
@@ -117,7 +117,7 @@ class Loop:
             return
         self._looked = now
         self._mind_the_clock()
-        self._also(self._after.tell)  # a silence may be over
+        self._follow_up(self._after.tell)  # a silence may be over
         settings, before = self._file.look(self.context.settings), self.context.settings
         if settings is None:
             return
@@ -213,7 +213,7 @@ class Loop:
         if not row.finished_at:
             return  # broken off: told to stop, or nobody is left to be measured
         self._opened += opened
-        self._also(self._after.round_done)
+        self._follow_up(self._after.round_done)
         failed = sweeps.failed(self.store, number)
         shown = {self.context.shown(name): error for name, error in failed.items()}
         self._tell(words.done(row, time.monotonic() - began, missed, shown))
@@ -238,7 +238,7 @@ class Loop:
     def _is_due(self) -> bool:
         return self.context.cancelled() or self._decide().do != "wait"
 
-    def _also(self, do: Callable[[], None]) -> None:
+    def _follow_up(self, do: Callable[[], None]) -> None:
         """Do what follows from the rounds; an error in it is told, and is no error of a round."""
         try:
             do()
@@ -262,7 +262,7 @@ class Loop:
         """Say what is done now, and what is due when, where that is something new."""
         last = (self._taken.sweep, self._taken.canary)
         due = [
-            "" if at is None else from_micros(int(rhythm.due_at(at) * 1e6))
+            "" if at is None else from_seconds(rhythm.due_at(at))
             for rhythm, at in zip(self._rhythms, last, strict=True)
         ]
         shown = (doing, due[0], due[1])
@@ -282,7 +282,3 @@ def _also(cancelled: Callable[[], bool], owner: Owner) -> Callable[[], bool]:
         return cancelled() or owner.lost
 
     return asked
-
-
-def _seconds(at: str) -> float:
-    return to_micros(at) / 1e6

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +23,7 @@ from hdap_tui import locking
 from hdap_tui.errors import RefusedError, UserError
 from hdap_tui.store import watchers
 from hdap_tui.store.database import Store
+from hdap_tui.store.values import to_seconds
 from hdap_tui.store.watchers import WatcherRow
 from hdap_tui.watching.service import notify, watchdog_s
 
@@ -124,20 +124,13 @@ def running(store: Store, now: float | None = None) -> WatcherRow | None:
         return row
     if _is_here(row) and not _lives(row.pid):
         return None
-    age = (time.time() if now is None else now) - _moment(row.heard_at)
+    age = (time.time() if now is None else now) - to_seconds(row.heard_at)
     return row if abs(age) < 4 * BEAT_S else None
 
 
 def is_locked(database: Path) -> bool:
     """Whether a process of this machine watches the fleet, this one included."""
-    try:
-        descriptor = os.open(lock_path(database), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return not locking.take(descriptor, shared=True)
-    finally:
-        os.close(descriptor)
+    return locking.is_held(lock_path(database))
 
 
 def where(row: WatcherRow) -> str:
@@ -159,7 +152,7 @@ def _is_over(store: Store, row: WatcherRow, cancelled: Callable[[], bool]) -> bo
         return True
     if row.host == socket.gethostname() and row.boot != boot():
         return True  # this machine was started anew
-    if time.time() - _moment(row.heard_at) > _FORGOTTEN_S:
+    if time.time() - to_seconds(row.heard_at) > _FORGOTTEN_S:
         return True
     until = time.monotonic() + _SILENT_BEATS * BEAT_S
     while time.monotonic() < until and not cancelled():
@@ -189,8 +182,3 @@ def _lives(pid: int) -> bool:
 def _refused(row: WatcherRow | None) -> RefusedError:
     who = f" ({where(row)})" if row is not None and not row.ended_at else ""
     return RefusedError(f"Another process watches this fleet already{who}; one is enough.")
-
-
-def _moment(at: str) -> float:
-    moment = datetime.fromisoformat(at)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

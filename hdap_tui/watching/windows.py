@@ -9,7 +9,6 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_DAY_MIN = 24 * 60
 _LONGEST_S = 8 * 86400
 
 
