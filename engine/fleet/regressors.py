@@ -56,7 +56,11 @@ class Scaled:
         self._level = float(targets.mean())
         self._flat = not varies.any()
         if not self._flat:
-            with warnings.catch_warnings():
+            import sklearn
+
+            # Our own numbers need no check, which each of a hundred trees would make anew.
+            unchecked = sklearn.config_context(assume_finite=True, skip_parameter_validation=True)
+            with warnings.catch_warnings(), unchecked:
                 # A kernel's parameter at its bound is no fault: the data is that smooth.
                 warnings.simplefilter("ignore")
                 self._model.fit(self._scale(features), targets - self._level)

@@ -102,13 +102,13 @@ class Surrogate:
         """
         features, targets = self._checked(widths, latencies)
         weights = self._geometry.weights
-        models = {k: Scaled(make(k, self._seed), weights) for k in KINDS}
-        errors = {
-            k: self._cross_validate(model.fit(features, targets), features, targets)
-            for k, model in models.items()
+        asked = KINDS if self._kind == "auto" else (self._kind,)
+        models = {
+            k: Scaled(make(k, self._seed), weights).fit(features, targets)
+            for k in dict.fromkeys([*asked, "gp"])  # the process, for the doubts
         }
-        asked = self._kind
-        kind = min(KINDS, key=lambda k: errors[k].mape) if asked == "auto" else asked
+        errors = {k: self._cross_validate(models[k], features, targets) for k in asked}
+        kind = min(errors, key=lambda k: errors[k].mape)
         self._fitted, self._process = models[kind], models["gp"]
         floor = None
         if repeatability is not None:
