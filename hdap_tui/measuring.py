@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -90,6 +91,29 @@ class Measuring:
         # Nothing was ever deployed: what the settings name is what it runs.
         devices.set_model(self.store, device, self.first_model.digest)
         return self.first_model
+
+    def running(self, names: Collection[str]) -> dict[str, ModelRow]:
+        """Return the model of each device that can be measured with what it runs.
+
+        Devices whose model's file is gone are left out, and the reporter is told.
+
+        Raises:
+            UserError: none is left.
+        """
+        known = {name: digest for name, (digest, _) in devices.models_on(self.store).items()}
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            groups[known.get(name) or self.deployed(name).digest].append(name)
+        found: dict[str, ModelRow] = {}
+        for group in groups.values():
+            try:
+                found |= dict.fromkeys(group, self.deployed(group[0]))
+            except UserError as error:
+                if len(group) == len(names):
+                    raise
+                left_out = f"{len(group)} devices are" if len(group) > 1 else "It is"
+                self.context.reporter.noted("models", f"{error} {left_out} left out.")
+        return found
 
     def run(
         self,

@@ -86,18 +86,18 @@ class Watcher:
         fleet = [device.name for device in self.settings.devices]
         chosen = [name for name in names or fleet if name not in away()]
         probes = [self.measuring.models[probe.name] for probe in self.settings.probes]
-        running = {name: self.measuring.deployed(name) for name in fleet}
-        visits = {name: [*probes, running[name]] for name in chosen}
+        running = self.measuring.running(fleet)
+        visits = {name: [*probes, running[name]] for name in chosen if name in running}
         kind: measurements.SweepKind = "sweep" if len(names or fleet) == len(fleet) else "bench"
         number = measurements.begin(self.store, kind) if begun is None else begun
         wanted = visits if begun is None else sweeps.missing(self.store, number, visits)
         found = self.measuring.run(kind, wanted, into=number, away=away)
-        if self.context.cancelled() or set(chosen) <= set(away()):
+        if self.context.cancelled() or set(visits) <= set(away()):
             return found
         # What most devices of the fleet run, also where only a part of it was measured.
         by_digest = {model.digest: model for model in running.values()}
         common = Counter(model.digest for model in running.values()).most_common(1)[0][0]
-        whole = len(set(chosen) - set(away())) == len(fleet)
+        whole = len(set(visits) - set(away())) == len(fleet)
         self._cluster([*probes, by_digest[common]], number, whole)
         measurements.finish(self.store, number)
         self._probe({one.device for one in found if one.ok} - set(away()))
@@ -109,11 +109,9 @@ class Watcher:
         `begun` is the number of a round that is open already, `away` the devices left alone: they
         are not measured, and what was measured of them just before is not judged.
         """
-        visits = {
-            device.name: [self.measuring.deployed(device.name)]
-            for device in self.settings.devices
-            if device.name not in away()
-        }
+        fleet = [device.name for device in self.settings.devices]
+        running = self.measuring.running(fleet)
+        visits = {name: [running[name]] for name in running if name not in away()}
         number = measurements.begin(self.store, "canary") if begun is None else begun
         found = self.measuring.run("canary", visits, self.measuring.canary(), number, away)
         left = away()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from operating import Hdap, Site, caller, network
 
+from hdap_tui.config import load
 from hdap_tui.errors import ExitCode
 from hdap_tui.lab import control
 from hdap_tui.lab.control import LabInfo
 from hdap_tui.lab.fleet_file import fleet_toml
 from hdap_tui.lab.profiles import Group, Plan
+from hdap_tui.library import from_file
+from hdap_tui.store import devices
+from hdap_tui.store.database import open_store
 
 SETTINGS = """
 [[models]]
@@ -131,3 +136,21 @@ def test_two_never_watch_one_fleet(site: Site, hdap: Hdap) -> None:
         status, _, said = hdap("watch", "--rounds", "1")
     assert status == ExitCode.REFUSED
     assert "watches this fleet already" in said
+
+
+def test_a_model_whose_file_is_gone_costs_only_who_runs_it(site: Site, hdap: Hdap) -> None:
+    assert hdap("devices", "check")[0] == ExitCode.DONE
+    own = network(site.folder / "own.onnx", layers=1)
+    with closing(open_store(load(site.file).database)) as store:
+        devices.set_model(store, "edge-02", from_file(store, own).digest)
+    own.unlink()
+    others = {"edge-01", "edge-03", "edge-04"}
+    status, found, said = hdap("sweep")
+    assert status == ExitCode.DONE
+    assert f"edge-02 runs own, whose file {own} is gone; put it back. It is left out." in said
+    assert {m["device"] for m in found["measurements"]} == others
+
+    before = {d["device"]: d["latency_ms"] for d in hdap("drift")[1]["devices"]}
+    assert hdap("watch", "--rounds", "1")[0] == ExitCode.DONE
+    after = {d["device"]: d["latency_ms"] for d in hdap("drift")[1]["devices"]}
+    assert {name for name in after if after[name] != before[name]} == others
