@@ -51,6 +51,8 @@ log = logging.getLogger("hdap_tui.dashboard")
 POLL_S = 0.5
 TICK_S = 5.0
 SECOND_S = 1.0
+TAKE_OVER_S = 90.0
+"""How long nobody watches the fleet before the dashboard does: a service comes back sooner."""
 
 
 # The key of "devices show" opens what is selected, whatever that is.
@@ -102,7 +104,7 @@ class HdapApp(App[None]):
         self.snapshot: FleetSnapshot | None = None
         self.watching = False
         self.activity = ""
-        self._said = ""
+        self._said = self._elsewhere = ""
         self.marks: frozenset[str] = frozenset()
         self.desk = Desk(self)
         self.travel = Travel()
@@ -164,8 +166,9 @@ class HdapApp(App[None]):
             version = source.version()
             snapshot = source.snapshot() if version != self._version else None
             seen = version if snapshot is None else snapshot.version
+            activity = source.activity()
             self.post_message(
-                Polled(seen, snapshot, source.watching, source.activity(), source.said)
+                Polled(seen, snapshot, source.watching, activity, source.elsewhere, source.said)
             )
         except Exception as error:
             self.post_message(PollFailed(error))
@@ -179,6 +182,9 @@ class HdapApp(App[None]):
             self.say(message.said, "warning")
         self._said = message.said
         self.watching, self.activity = message.watching, message.activity
+        another, self._elsewhere = self._elsewhere, message.elsewhere
+        if another and not message.elsewhere:
+            self.set_timer(TAKE_OVER_S, self._take_over)
         if message.snapshot is not None:
             before, self.snapshot = self.snapshot, message.snapshot
             if before is None and self._watch_at_start:
@@ -189,6 +195,11 @@ class HdapApp(App[None]):
             self._show_data()
         elif changed:
             self.refresh_frame()
+
+    def _take_over(self) -> None:
+        """Watch the fleet, now that the process that did has ended and has not come back."""
+        if self.desk.watches and not self._elsewhere and not self.watching:
+            self.desk.start_watcher()
 
     @on(PollFailed)
     def _poll_failed(self, message: PollFailed) -> None:

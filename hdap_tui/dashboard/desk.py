@@ -34,6 +34,8 @@ class Desk:
         self.tasks = Tasks(app.source, app.post_message)
         self.history: list[str] = []
         """Lines typed at the prompt, oldest first."""
+        self.watches = False
+        """Whether the fleet is to be watched from here whenever no other process does."""
         self.last: tuple[str, Outcome] | None = None
         """The latest result that is worth a screen."""
 
@@ -104,13 +106,15 @@ class Desk:
     def toggle_watcher(self) -> None:
         """Start to watch the fleet in this process, or stop it."""
         if self._app.source.watching:
+            self.watches = False
             self._app.source.stop_watcher()
             self._app.say("Watching stops after what is being measured now.")
         else:
             self.start_watcher()
 
     def start_watcher(self) -> None:
-        """Start to watch the fleet in this process; where another does it, that one is enough."""
+        """Watch the fleet beside this process; where another does it, once that one has ended."""
+        self.watches = True
         try:
             self._app.source.start_watcher()
         except RefusedError as error:

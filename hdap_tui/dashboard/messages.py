@@ -26,6 +26,7 @@ class Polled(Message):
     snapshot: FleetSnapshot | None
     watching: bool
     activity: str = ""
+    elsewhere: str = ""
     said: str = ""
 
     def can_replace(self, message: Message) -> bool:

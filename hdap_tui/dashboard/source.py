@@ -128,6 +128,10 @@ class Source(Protocol):
         """Say what a watcher of this or another process does now, or nothing."""
 
     @property
+    def elsewhere(self) -> str:
+        """Which other process watched the fleet when `activity` was asked; empty for none."""
+
+    @property
     def said(self) -> str:
         """Why the watcher of this process stopped, where it did so by itself."""
 
@@ -145,7 +149,6 @@ class FleetSource:
         self._jobs: JobWatch | None = None
         self._watcher = ChildWatcher(context.settings)
         self._elsewhere = ""
-        """Who watches the fleet, in words; empty where nobody does."""
 
     @property
     def read_only(self) -> bool:
@@ -286,6 +289,11 @@ class FleetSource:
         others = row is not None and row.pid != self._watcher.pid
         self._elsewhere = owner.where(row) if row is not None and others else ""
         return words.activity(row, pauses.rows(self._store), self.devices, datetime.now(UTC))
+
+    @property
+    def elsewhere(self) -> str:
+        """Which other process watched the fleet when `activity` was asked; empty for none."""
+        return self._elsewhere
 
     @property
     def said(self) -> str:

@@ -340,6 +340,7 @@ class FakeSource:
         self.failing: Exception | None = None
         self.watching = False
         self.said = ""
+        self.elsewhere = ""
         self.doing = "sweep 5/12"
         self.reads = 0
         self.compared = 0
@@ -470,6 +471,8 @@ class FakeSource:
     def start_watcher(self) -> None:
         if isinstance(self.failing, UserError):
             raise self.failing
+        if self.elsewhere:
+            raise RefusedError(f"{self.elsewhere} watches this fleet already.")
         self.watching = True
 
     def stop_watcher(self) -> None:
