@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sshd import Sshd, missing, start_sshd, start_sshds
+from sshd import Sshd, missing, start_sshd, start_sshds, stop_all
 
 MakeLab = Callable[..., Any]
 SetFault = Callable[..., None]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that may take longest, lest one of them runs alone at the end."""
+    longest: dict[Path, float] = defaultdict(float)
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest[item.path], mark.args[0] if mark else 0.0)
+    items.sort(key=lambda item: -longest[item.path])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give the tests a home without SSH keys, agent or configuration; caches stay in place."""
+    """Give the tests a home without SSH keys, agent or configuration; caches stay in place.
+
+    What tests start keeps its compiled modules, so that the next process need not compile them.
+    """
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
@@ -24,6 +37,7 @@ def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         patch.setenv("HOME", str(home))
         patch.delenv("SSH_AUTH_SOCK", raising=False)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield home
 
 
@@ -92,8 +106,7 @@ def make_sshds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         return servers
 
     yield start
-    for server in started:
-        server.stop()
+    stop_all(started)
 
 
 @pytest.fixture(scope="session")
@@ -108,8 +121,7 @@ def make_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         return started[-1]
 
     yield start
-    for server in started:
-        server.stop()
+    stop_all(started)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sshd import Sshd, environment, processes
+from sshd import Sshd, environment, processes, sessions
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ class Watched:
 
     def _running(self) -> Iterator[str]:
         wanted = {f"HOME={home}".encode(): home for home in self.homes}
-        for one in processes():
+        everything = processes()
+        for one in everything:
             if one.command:
                 for home in (wanted[word] for word in environment(one.pid) if word in wanted):
                     yield f"{home}: process {one.pid}: {one.command}"
         for server in self.servers:
-            extra = len(server.sessions()) - self.sessions.get(server.name, 0)
+            extra = len(sessions(server, everything)) - self.sessions.get(server.name, 0)
             if extra > 0:
                 yield f"{server.name}: {extra} more processes of connections"
 
@@ -100,12 +101,12 @@ def watch(
     homes: Iterable[Path], servers: Iterable[Sshd] = (), state: Path | None = None
 ) -> Watched:
     """Note what there is now, to be compared with later."""
-    servers = tuple(servers)
+    servers, everything = tuple(servers), processes()
     return Watched(
         (*homes, *(server.home for server in servers)),
         servers,
         state,
-        {server.name: len(server.sessions()) for server in servers},
+        {server.name: len(sessions(server, everything)) for server in servers},
     )
 
 

@@ -156,14 +156,7 @@ class Sshd:
 
     def stop(self) -> None:
         """End it, all its connections, and all that runs on its device, detached or not."""
-        if self._process is None:
-            return
-        pids = sessions(self)
-        for pid in (self.pid, *pids, *(one.pid for one in self.running())):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.wait()
-        self._process = None
+        stop_all([self])
 
     def close(self) -> None:
         """End only the listening process, as when it crashes; connections go on."""
@@ -188,7 +181,7 @@ class Sshd:
 
     def sessions(self) -> list[int]:
         """Return the processes that look after connections, and what they started."""
-        return sessions(self)
+        return sessions(self, processes())
 
     def running(self) -> list[Process]:
         """Return what runs on the device, whether or not its connection still stands."""
@@ -197,20 +190,20 @@ class Sshd:
 
     def cut(self) -> None:
         """End every connection, as a reset does; what was started detached goes on."""
-        for pid in sessions(self):
+        for pid in self.sessions():
             if b"sshd" in _command(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def freeze(self) -> None:
         """Let nobody answer any more, as when the power of the device fails."""
-        for pid in (self.pid, *sessions(self)):
+        for pid in (self.pid, *self.sessions()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Go on after `freeze`."""
-        for pid in (self.pid, *sessions(self)):
+        for pid in (self.pid, *self.sessions()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
@@ -331,7 +324,7 @@ def fleet_toml(
         f"user = {json.dumps(first.user)}",
         f"python = {json.dumps(python)}",
         'config = "none"',  # whoever runs the tests may have one
-        "connect_timeout_s = 3",
+        "connect_timeout_s = 6",
         "[host_groups.here]",
         "cores = 8",  # what tests time is short, and what they look at is no number
     ]
@@ -408,9 +401,23 @@ def processes() -> list[Process]:
     return found
 
 
-def sessions(server: Sshd) -> list[int]:
+def stop_all(servers: Sequence[Sshd]) -> None:
+    """End servers as `Sshd.stop` does; many at once need only one look at all processes."""
+    up = [server for server in servers if server._process is not None]
+    everything, marks = processes(), {f"HOME={server.home}".encode() for server in up}
+    pids = [pid for server in up for pid in (server.pid, *sessions(server, everything))]
+    pids += [p.pid for p in everything if p.command and marks.intersection(environment(p.pid))]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for server in up:
+        assert server._process is not None
+        server._process.wait()
+        server._process = None
+
+
+def sessions(server: Sshd, everything: Sequence[Process]) -> list[int]:
     """Numbers of the processes that look after a server's connections, and what they started."""
-    everything = processes()
     found: list[int] = []
     parents = {server.pid}
     while parents:

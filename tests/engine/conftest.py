@@ -79,3 +79,9 @@ def reader(digits: data.Dataset) -> nn.Module:
     )
     finetune(model, digits, Recipe(epochs=4, lr=0.05, augment=False))
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def reader_template(reader: nn.Module, example: torch.Tensor) -> Template:
+    """The ONNX template of the reader, and of what has its layers with other weights."""
+    return Template(reader, example)

@@ -21,7 +21,7 @@ from engine.compress import quantizer as written
 from engine.compress.bits import Chosen, Effort, Reward, Trial, search_precision
 from engine.compress.bits_trial import Record
 from engine.compress.executed import executed
-from engine.compress.export import export
+from engine.compress.export import Template
 from engine.compress.inference import session
 from engine.compress.mixtures import Mixtures
 from engine.compress.quantize import onnx_accuracy
@@ -46,7 +46,7 @@ class Counting:
 def source(
     reader: nn.Module,
     digits: data.Dataset,
-    example: torch.Tensor,
+    reader_template: Template,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The reader with one channel between its first two layers that 8 bits cannot hold."""
@@ -57,7 +57,7 @@ def source(
         model[0].weight[channel] *= 2000
         model[0].bias[channel] *= 2000
         model[2].weight[:, channel] /= 2000
-    return export(model, example, tmp_path_factory.mktemp("float") / "m.onnx").path
+    return reader_template.write(model, tmp_path_factory.mktemp("float") / "m.onnx").path
 
 
 @pytest.fixture(scope="module")

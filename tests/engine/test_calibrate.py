@@ -8,21 +8,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto
 from torch import nn
 
 from engine import data
 from engine.compress.calibrate import METHODS, ranges
-from engine.compress.export import export
+from engine.compress.export import Template
 from engine.compress.quantize import onnx_accuracy, quantize_static
 
 
 @pytest.fixture(scope="module")
 def file(
-    reader: nn.Module, example: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
+    reader: nn.Module, reader_template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    return export(reader, example, tmp_path_factory.mktemp("float") / "m.onnx").path
+    return reader_template.write(reader, tmp_path_factory.mktemp("float") / "m.onnx").path
 
 
 def _found(file: Path, images: np.ndarray, **options: Any) -> dict[str, tuple[float, float]]:

@@ -39,11 +39,11 @@ def _uneven(model: nn.Module, digits: data.Dataset, first: int, second: int) -> 
 def uneven_file(
     reader: nn.Module,
     digits: data.Dataset,
-    example: torch.Tensor,
+    reader_template: Template,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     model = _uneven(reader, digits, 0, 2)
-    return export(model, example, tmp_path_factory.mktemp("float") / "m.onnx").path
+    return reader_template.write(model, tmp_path_factory.mktemp("float") / "m.onnx").path
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from engine import data
 from engine.compress.executed import executed
-from engine.compress.export import export
+from engine.compress.export import Template, export
 from engine.compress.quantize import PRESETS, onnx_accuracy, quantize_dynamic
 
 
 @pytest.fixture(scope="module")
 def file(
-    reader: nn.Module, example: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
+    reader: nn.Module, reader_template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    return export(reader, example, tmp_path_factory.mktemp("float") / "m.onnx").path
+    return reader_template.write(reader, tmp_path_factory.mktemp("float") / "m.onnx").path
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))

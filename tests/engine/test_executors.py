@@ -53,6 +53,14 @@ def pool() -> Iterator[Processes]:
     assert not multiprocessing.active_children()
 
 
+@pytest.fixture
+def mortal() -> Iterator[Processes]:
+    """One worker that a test may end."""
+    with opened("processes", 1) as processes:
+        assert isinstance(processes, Processes)
+        yield processes
+
+
 def test_processes_and_threads_score_to_the_same_bits(make: Make, pool: Processes) -> None:
     alone = make("alone")(DESIGNS)
     assert len(set(alone)) > 1
@@ -61,27 +69,26 @@ def test_processes_and_threads_score_to_the_same_bits(make: Make, pool: Processe
         assert make("threads", executor=threads)(DESIGNS).tolist() == alone.tolist()
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_lost(make: Make, pool: Processes) -> None:
-    accuracies = make("killed", executor=pool)
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(make: Make, mortal: Processes) -> None:
+    accuracies = make("killed", executor=mortal)
     first = accuracies(DESIGNS[:1])
-    victim = pool.submit(os.getpid).result()
+    victim = mortal.submit(os.getpid).result()
     os.kill(victim, signal.SIGKILL)
     assert accuracies(DESIGNS).tolist() == make("alone")(DESIGNS).tolist()
     assert accuracies(DESIGNS[:1]) == first
-    assert pool.submit(os.getpid).result() != victim
+    assert mortal.submit(os.getpid).result() != victim
 
 
 def test_workers_that_always_die_are_one_clear_sentence(
-    make: Make, pool: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, mortal: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accuracies = make("dying", executor=pool)
+    accuracies = make("dying", executor=mortal)
     accuracies(DESIGNS[:1])
     kept = (tmp_path / "dying.jsonl").read_text()
     monkeypatch.setattr("engine.search.candidates.score", _die)
     with pytest.raises(ValueError, match=r"killed or lost .* what they had scored is kept"):
         accuracies(DESIGNS)
     assert (tmp_path / "dying.jsonl").read_text() == kept
-    pool.renew()
 
 
 def _die(*_: object) -> None:

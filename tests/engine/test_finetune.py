@@ -355,7 +355,7 @@ def test_the_training_command_writes_weights_and_how_they_were_made(
 def test_a_process_killed_in_the_middle_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     own = _write_npz(tmp_path / "own.npz")
     killed, whole = tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
-    common = ["--data", str(own), "--epochs", "12", "--batch", "16"]
+    common = ["--network", "resnet8", "--data", str(own), "--epochs", "12", "--batch", "16"]
     process = subprocess.Popen(
         [sys.executable, "-m", "engine.models.train", *common, "--out", str(killed)],
         stderr=subprocess.PIPE,

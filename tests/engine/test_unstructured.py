@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from engine import data
-from engine.compress.export import export
+from engine.compress.export import Template, export
 from engine.compress.finetune import Recipe, accuracy, finetune
 from engine.compress.profile import profile
 from engine.compress.unstructured import prune_weights, refuse_masks, remove_masks, zeros
@@ -148,9 +148,9 @@ def test_no_optimizer_moves_a_zero_even_where_the_loss_is_not_finite(
 
 
 def test_the_exported_file_has_no_masks_and_compresses(
-    reader: nn.Module, example: torch.Tensor, tmp_path: Path
+    reader: nn.Module, reader_template: Template, example: torch.Tensor, tmp_path: Path
 ) -> None:
-    dense = export(reader, example, tmp_path / "dense.onnx")
+    dense = reader_template.write(reader, tmp_path / "dense.onnx")
     sparse_model = prune_weights(reader, 0.8)
     sparse = export(sparse_model, example, tmp_path / "sparse.onnx")
     assert sparse.bytes == dense.bytes

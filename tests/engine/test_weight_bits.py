@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto
 from torch import nn
 
 from engine import data
-from engine.compress.export import export
+from engine.compress.export import Template
 from engine.compress.inference import as_input, operators, session
 from engine.compress.quantize import onnx_accuracy
 from engine.compress.weight_bits import four_bits, packable, packed
@@ -24,9 +23,9 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def float_file(
-    reader: nn.Module, example: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
+    reader: nn.Module, reader_template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    path = export(reader, example, tmp_path_factory.mktemp("float") / "m.onnx").path
+    path = reader_template.write(reader, tmp_path_factory.mktemp("float") / "m.onnx").path
     onnx.save(_named(onnx.load(path)), path)
     return path
 

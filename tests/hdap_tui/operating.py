@@ -88,11 +88,11 @@ QUICK = """
 runs = 5
 warmup_runs = 1
 warmup_s = 0.0
-block_s = 0.02
+block_s = 0.05
 blocks_min = 1
 blocks_max = 1
 interval_percent = 1000
-time_limit_s = 20
+time_limit_s = 60
 lease_s = 5
 [watch]
 canary_every_s = 0.05
@@ -148,7 +148,7 @@ def few_digits(folder: Path) -> Path:
 def make_models(folder: Path) -> None:
     """Write the models that QUICK names, and one that can be deployed over the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    network(folder / "slow.onnx", layers=4)
+    network(folder / "slow.onnx", layers=16)
     network(folder / "fast.onnx", layers=1)
     network(folder / "tiny.onnx", layers=1, note="a probe")
 

@@ -46,7 +46,7 @@ def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFact
     lab = make_lab(2, plan=Plan(step_at_s=None))
     file = tmp_path_factory.mktemp("benching") / "fleet.toml"
     file.write_text(fleet_toml(lab, SETTINGS))
-    network(file.parent / "slow.onnx", layers=6)
+    network(file.parent / "slow.onnx", layers=18)
     network(file.parent / "fast.onnx", layers=1)
     new = onnx.load(file.parent / "fast.onnx")
     new.opset_import[0].version = 99

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ maximum_drop = 100
 alpha = 0.3
 accuracy_images = 32
 finalists = 1
-surrogate = "gbrt"
+surrogate = "ridge"
 threads = 2
 executor = "threads"
 [compression.finetune]
@@ -144,38 +145,27 @@ def test_killed_twice_and_resumed_it_ends_in_the_same_model(
     assert recorded[0] == recorded[1]
 
 
-def test_cancelled_it_keeps_what_it_measured_and_goes_on_from_there(
-    site: Site, undisturbed: JobFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    request = undisturbed.request
-    request["compression"]["seed"] = 9
-    folder = JobFolder.create(site.jobs, "compress", request)
-    jobs._spawn(folder)
-    log = folder.work / "measurements.jsonl"
-    wait_for(lambda: log.exists() and log.read_text().count("\n") >= 4)
-    assert hdap(site, "jobs", "cancel", folder.name, "--yes") == ExitCode.DONE
-    wait_for(lambda: folder.state == "cancelled")
-    measured = log.read_text()
-    left = [p for d in site.lab.devices for p in (d.home / ".hdap" / "jobs").glob("*")]
-    assert left == [], "a cancelled job leaves nothing running on a device"
-    capsys.readouterr()
-    assert hdap(site, "jobs", "list", "--json") == ExitCode.DONE
-    listed = {j["job"]: j["state"] for j in json.loads(capsys.readouterr().out)["jobs"]}
-    assert listed[folder.name] == "cancelled"
-    jobs.resume(folder)
-    wait_for(lambda: log.read_text().count("\n") > measured.count("\n"))
-    assert log.read_text().startswith(measured)
-    jobs.cancel(folder)
-    wait_for(lambda: folder.state == "cancelled")
+@dataclass(frozen=True)
+class Stopped:
+    """A job that was cancelled while three looked on, each with `hdap jobs follow`."""
+
+    folder: JobFolder
+    measured: str
+    """Its record of measurements then."""
+    left: list[Path]
+    """What lay on the devices then."""
+    drawn: tuple[int, str, str]
+    dumb: tuple[int, str, str]
+    """On a terminal that can draw nothing."""
+    program: tuple[int, str, str]
+    """With --json."""
 
 
-def test_who_follows_it_on_a_terminal_sees_every_device_that_it_measures(
-    site: Site, undisturbed: JobFolder
-) -> None:
+@pytest.fixture(scope="module")
+def stopped(site: Site, undisturbed: JobFolder) -> Stopped:
     request = undisturbed.request
-    request["compression"] |= {"seed": 10, "samples": 200}
-    folder = JobFolder.create(site.jobs, "compress", request)
-    jobs._spawn(folder)
+    request["compression"] |= {"seed": 9, "samples": 200}
+    folder = jobs.start(site.jobs, "compress", request)
     follow = ("-m", "hdap_tui", "--config", str(site.file), "jobs", "follow", folder.name)
     with ThreadPoolExecutor() as pool:
         drawn = pool.submit(on_terminal, *follow)
@@ -183,15 +173,40 @@ def test_who_follows_it_on_a_terminal_sees_every_device_that_it_measures(
         program = pool.submit(on_terminal, *follow, "--json")
         log = folder.work / "measurements.jsonl"
         wait_for(lambda: log.exists() and log.read_text().count("\n") >= 1)
-        jobs.cancel(folder)
-    status, output, shown = drawn.result()
+        assert hdap(site, "jobs", "cancel", folder.name, "--yes") == ExitCode.DONE
+    wait_for(lambda: folder.state == "cancelled")
+    left = [p for d in site.lab.devices for p in (d.home / ".hdap" / "jobs").glob("*")]
+    ends = (drawn.result(), dumb.result(), program.result())
+    return Stopped(folder, log.read_text(), left, *ends)
+
+
+def test_cancelled_it_keeps_what_it_measured_and_goes_on_from_there(
+    site: Site, stopped: Stopped, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stopped.left == [], "a cancelled job leaves nothing running on a device"
+    folder, log = stopped.folder, stopped.folder.work / "measurements.jsonl"
+    capsys.readouterr()
+    assert hdap(site, "jobs", "list", "--json") == ExitCode.DONE
+    listed = {j["job"]: j["state"] for j in json.loads(capsys.readouterr().out)["jobs"]}
+    assert listed[folder.name] == "cancelled"
+    jobs.resume(folder)
+    wait_for(lambda: log.read_text().count("\n") > stopped.measured.count("\n"))
+    assert log.read_text().startswith(stopped.measured)
+    jobs.cancel(folder)
+    wait_for(lambda: folder.state == "cancelled")
+
+
+def test_who_follows_it_on_a_terminal_sees_every_device_that_it_measures(
+    site: Site, stopped: Stopped
+) -> None:
+    status, output, shown = stopped.drawn
     assert status == ExitCode.INTERRUPTED
-    assert output == f"{folder.name}: cancelled\n"
-    measured = {json.loads(line)["latency"]["device"] for line in log.read_text().splitlines()}
+    assert output == f"{stopped.folder.name}: cancelled\n"
+    measured = {json.loads(line)["latency"]["device"] for line in stopped.measured.splitlines()}
     assert all(f"{device} (emulated)" in shown for device in measured)
     assert re.search(r"\b(connecting|upload|timing|starting|waiting) 1\b", shown)  # how many
-    assert re.search(r"\(emulated\) +timing \S+ +\d+ s", shown)
-    for status, output, shown in (dumb.result(), program.result()):
+    assert re.search(r"\(emulated\) +timing\b.* \d+ s", shown)
+    for status, output, shown in (stopped.dumb, stopped.program):
         assert status == ExitCode.INTERRUPTED
         assert output
         assert "(emulated)" not in shown

@@ -46,9 +46,9 @@ def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFact
     lab = make_lab(3, plan=Plan(step_at_s=None))
     file = tmp_path_factory.mktemp("site") / "fleet.toml"
     file.write_text(fleet_toml(lab, SETTINGS))
-    network(file.parent / "slow.onnx", layers=6)
-    network(file.parent / "same.onnx", layers=6, note="the same network in another file")
-    network(file.parent / "fast.onnx", layers=2)
+    network(file.parent / "slow.onnx", layers=18)
+    network(file.parent / "same.onnx", layers=18, note="the same network in another file")
+    network(file.parent / "fast.onnx", layers=1)
     return Site(lab, file)
 
 

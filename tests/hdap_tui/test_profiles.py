@@ -321,7 +321,7 @@ def test_what_was_timed_on_real_devices_is_compared_there(
     )
     named = '[[models]]\nname = "slow"\npath = "slow.onnx"\n'
     site.file.write_text(fleet_toml(site.lab, quick + named))
-    network(site.folder / "slow.onnx", layers=6)
+    network(site.folder / "slow.onnx", layers=18)
     fast = network(site.folder / "fast.onnx", layers=1)
     assert hdap(site.file, "bench", "slow", str(fast), "--compare").status == ExitCode.DONE
     ended = hdap(site.file, "models", "compare", "slow", "fast")

@@ -165,7 +165,7 @@ def test_a_device_that_becomes_slower_for_real_is_seen_to_drift(
     thief = hog.Hog(tmp_path, CPU)
     try:
         thief.take(0.7)
-        ended = hdap(file, "watch", "--rounds", "6", "--until-alert")
+        ended = hdap(file, "watch", "--rounds", "20", "--until-alert")
     finally:
         thief.close()
     assert [alert["subject"] for alert in ended.data["alerts"]] == [board.name]

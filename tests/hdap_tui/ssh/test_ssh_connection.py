@@ -16,7 +16,7 @@ from typing import Any
 
 import paramiko
 import pytest
-from sshd import QUICK, Sshd, free_port, make_key, processes, sessions, wait_for
+from sshd import QUICK, Sshd, free_port, make_key, processes, wait_for
 
 from hdap_tui.errors import ExitCode
 from hdap_tui.ssh import sockets
@@ -395,7 +395,7 @@ def test_killed_by_a_signal_is_not_a_lost_connection(connection: Any) -> None:
 
 
 def test_a_lost_connection_is_not_a_killed_command(sshd: Sshd, connection: Any) -> None:
-    before = sessions(sshd)
+    before = sshd.sessions()
     assert before
     cut = threading.Timer(0.4, lambda: [_kill(pid) for pid in before])
     cut.start()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sshd import QUICK, Sshd, sessions
+from sshd import QUICK, Sshd
 
 from hdap_tui.ssh.connection import Connection, connect
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
@@ -112,7 +112,7 @@ def test_a_cut_upload_leaves_no_wrong_file_and_the_next_one_succeeds(
 
     def cut(sent: int, total: int) -> None:
         if sent > total // 4:
-            for pid in sessions(server):
+            for pid in server.sessions():
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(DeviceError) as caught:
@@ -133,7 +133,7 @@ def test_a_transfer_that_stands_still_is_given_up(server: Sshd, tmp_path: Path) 
 
     def freeze(_sent: int, _total: int) -> None:
         if not stopped:
-            stopped.extend(sessions(server))
+            stopped.extend(server.sessions())
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
 
