@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from engine import files
@@ -35,6 +37,7 @@ from engine.compress.prune import prune
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_KNOWN = "template"  # the entry of a kept template's metadata
 OPSET = 18
 IR_VERSION = 8
 TOLERANCE = 1e-4
@@ -142,6 +145,72 @@ class Template:
         proto, self._folded, self._moved = _convert(model, example)
         known = {*dict(_tensors(model)), *self._moved}
         self._skeleton, self._constants = _clean(proto, known)
+        self._check(model, example, groups, tolerance)
+
+    @classmethod
+    def kept(
+        cls,
+        folder: Path,
+        name: str,
+        model: nn.Module,
+        example: Tensor,
+        groups: Sequence[Group] = (),
+        tolerance: float = TOLERANCE,
+    ) -> Template:
+        """Return the template that a folder keeps of a network, or make it and keep it there.
+
+        What is kept is compared with the network as a new one is; where they differ, as after a
+        change of the network's code, it is made anew.
+
+        Args:
+            folder: of templates; it is made where it is missing.
+            name: of the network; others of its tensors may compute something else.
+            model, example, groups, tolerance: as for a new one.
+
+        Raises:
+            ValueError: as for a new one.
+            OSError: it cannot be kept.
+        """
+        path = folder / f"{_key(name, model, example)}.onnx"
+        template = cls.__new__(cls)
+        try:
+            template._read(path.read_bytes())
+            template._check(model, example, groups, tolerance)
+        except (OSError, ValueError, KeyError, TypeError, DecodeError):
+            template = cls(model, example, groups, tolerance)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            files.write(path, template._bytes())
+        return template
+
+    def _bytes(self) -> bytes:
+        """Return all it knows as an ONNX file without weights."""
+        proto = onnx.ModelProto()
+        proto.ParseFromString(self._skeleton)
+        known = {
+            "constants": sorted(self._constants),
+            "folded": {name: asdict(one) for name, one in self._folded.items()},
+            "moved": {name: asdict(one) for name, one in self._moved.items()},
+        }
+        proto.metadata_props.add(key=_KNOWN, value=json.dumps(known))
+        data: bytes = proto.SerializeToString(deterministic=True)
+        return data
+
+    def _read(self, data: bytes) -> None:
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
+        known = json.loads({entry.key: entry.value for entry in proto.metadata_props}[_KNOWN])
+        del proto.metadata_props[:]
+        self._skeleton = proto.SerializeToString(deterministic=True)
+        self._constants = frozenset(known["constants"])
+        self._folded = {name: _Folded(**one) for name, one in known["folded"].items()}
+        self._moved = {
+            name: _Moved(one["tensor"], one["transposed"], tuple(one["gone"]), tuple(one["new"]))
+            for name, one in known["moved"].items()
+        }
+
+    def _check(
+        self, model: nn.Module, example: Tensor, groups: Sequence[Group], tolerance: float
+    ) -> None:
         variants = [model]
         if groups:
             third = Design(tuple(tuple(range(0, g.channels, 3)) for g in groups))
@@ -202,6 +271,15 @@ class Template:
             value = (value.T if moved.transposed else value).squeeze(moved.gone)
             return np.expand_dims(value, moved.new)
         return tensors[name]
+
+
+def _key(name: str, model: nn.Module, example: Tensor) -> str:
+    """Return what tells a network's template from others' in a folder."""
+    import torch
+
+    shapes = [(tensor_name, tuple(tensor.shape)) for tensor_name, tensor in _tensors(model)]
+    known = repr((name, shapes, tuple(example.shape), torch.__version__, OPSET, IR_VERSION))
+    return hashlib.sha256(known.encode()).hexdigest()
 
 
 def parity(

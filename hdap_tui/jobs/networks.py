@@ -92,10 +92,12 @@ class Builder:
 
     @cached_property
     def template(self) -> Template:
-        """The original as ONNX; torch's exporter takes seconds, and is run for it alone."""
+        """The original as ONNX; torch's exporter takes seconds, and is run for it alone, once."""
         from engine.compress.export import Template
 
-        return Template(self.original, self.example, self.groups)
+        folder = self.job.settings.state_dir / "templates"
+        name = str(self.job.asked.network)
+        return Template.kept(folder, name, self.original, self.example, self.groups)
 
     def prepare(self) -> None:
         """Find the groups of channels, where a step removes any.

@@ -183,3 +183,34 @@ def test_a_missing_folder_leaves_nothing_behind(
     with pytest.raises(FileNotFoundError):
         template.write(resnet, tmp_path / "absent" / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_template_writes_the_same_without_the_exporter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, example = Mixed().eval(), torch.rand(2, 3, 6, 6)
+    made = Template.kept(tmp_path / "kept", "mixed", model, example)
+    (path,) = (tmp_path / "kept").iterdir()
+    assert path.stat().st_size < 20_000, "no weights are in it"
+    others = Mixed().eval()
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.compress.export._convert", None)
+        again = Template.kept(tmp_path / "kept", "mixed", others, example)
+    assert again.build(others) == made.build(others)
+
+
+@pytest.mark.parametrize("harm", ["cut", "other code", "no template"])
+def test_a_kept_template_that_no_longer_fits_is_made_anew(tmp_path: Path, harm: str) -> None:
+    model, example = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(2, 4)
+    fresh = Template.kept(tmp_path, "small", model, example).build(model)
+    (path,) = tmp_path.iterdir()
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif harm == "no template":
+        path.write_bytes(fresh)
+    else:
+        model[1] = nn.Tanh()
+    again = Template.kept(tmp_path, "small", model, example)
+    assert parity(again.build(model), model, example) < 1e-4
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert (again.build(model) == fresh) is (harm != "other code")
