@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,12 @@ def groups(found: ClusterMap, latencies: Mapping[str, float] | None = None) -> l
     for device in found.devices:
         number = label[device]
         if number < 0 and device in points:
-            number = min(
+            near = (
                 (math.dist(points[device], points[other]), label[other])
                 for other in points
                 if label[other] >= 0
-            )[1]
+            )
+            number = min(near, default=(0.0, number))[1]
         members[number if number in heads else next(iter(heads))].append(device)
     return [
         _group(number, _order(found, number, points), members[number], latencies or {})
@@ -102,10 +104,17 @@ def _latencies(store: Store, digest: str) -> dict[str, float]:
 
 
 def _order(found: ClusterMap, number: int, points: dict[str, tuple[float, float]]) -> list[str]:
-    """Return a cluster's own devices: the representative, then those nearest to it."""
+    """Return a cluster's own devices: the representative, then those nearest to it.
+
+    Those that have no place on the map, since the last sweep did not reach them, come last.
+    """
     head = next(c.representative for c in found.clusters if c.id == number)
     own = [d for d, label in zip(found.devices, found.labels, strict=True) if label == number]
-    return sorted(own, key=lambda device: math.dist(points[device], points[head]))
+    placed = [points[device] for device in own if device in points]
+    if not placed:
+        return own
+    at = points.get(head, (fmean(x for x, _ in placed), fmean(y for _, y in placed)))
+    return sorted(own, key=lambda d: math.dist(points[d], at) if d in points else math.inf)
 
 
 def _aligned(clusters: list[dict[str, Any]], store: Store) -> list[dict[str, Any]]:

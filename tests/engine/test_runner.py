@@ -222,8 +222,8 @@ def test_a_lease_that_nobody_renews_ends_the_whole_process_group(tmp_path: Path)
     lease = job.folder / "lease"
     lease.touch()
     with job.start() as process:
-        wait_for(lambda: (job.folder / "pid").exists())
-        assert int((job.folder / "pid").read_text()) == process.pid
+        pid = job.folder / "pid"
+        wait_for(lambda: pid.exists() and pid.read_text() == f"{process.pid}\n")
         renewed = start = time.monotonic()
         while renewed - start < 2.0:  # twice the lease: renewing it keeps the run alive
             time.sleep(0.1)

@@ -19,7 +19,7 @@ MORE = (
     + """
 [deploy]
 stages = ["1", "100 %"]
-blocks = 4
+blocks = 3
 margin_percent = 5
 """
 )
