@@ -302,7 +302,9 @@ def _schema_number(store: Store) -> int:
 
 
 def _configure(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only on an empty file
+    if not connection.execute("PRAGMA page_count").fetchone()[0]:
+        # It counts only on an empty file; on another it would wait for whoever writes.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

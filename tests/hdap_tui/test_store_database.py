@@ -210,6 +210,18 @@ def test_a_full_disk_keeps_what_was_saved_and_the_store_usable(store: Store) -> 
     assert store.check() == ""
 
 
+def test_who_opens_the_file_to_read_waits_for_no_writer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+    with store.write() as connection:
+        connection.execute("INSERT INTO meta VALUES ('half', 1)")
+        other = open_store(store.path)
+        assert get(other, "half") is None
+        other.close()
+    assert get(store, "half") == 1
+
+
 def test_a_lock_that_is_held_too_long_is_said_in_one_sentence(store: Store) -> None:
     store.connection.execute("PRAGMA busy_timeout = 50")
     other = sqlite3.connect(store.path, isolation_level=None)
