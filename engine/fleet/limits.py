@@ -26,9 +26,9 @@ class DriftSettings:
     """Samples before which only a jump of `learning_percent` is told (at most `baseline`)."""
     clip: float = 3.0
     """Winsorising: larger deviations count as this."""
-    k: float = 1.0
+    k: float = 0.8
     """Slack of the CUSUM: half the shift that it is sharpest for."""
-    h: float = 10.0
+    h: float = 12.0
     """Height at which the CUSUM alarms."""
     jump_z: float = 6.0
     """Deviation that counts as a jump."""

@@ -284,8 +284,8 @@ class Drift(Section, frozen=True):
     false_alerts_per_week: Positive = 1.0
     """How often chance may alarm, over the whole fleet. The heights of the charts follow from it,
     from the number of devices, the time between rounds and the noise that was learned."""
-    k: NotNegative = 1.0
-    """Slack of the CUSUM chart, in standard deviations; another than 1 needs h as well."""
+    k: NotNegative = 0.8
+    """Slack of the CUSUM chart, in standard deviations; another than 0.8 needs h as well."""
     h: NotNegative = 0.0
     """Height at which the CUSUM chart alarms, in standard deviations; 0: found from the false
     alerts that are allowed."""

@@ -288,9 +288,9 @@ def _check_together(file: schema.File, source: Source) -> None:
         ),
         (
             ("drift", "k"),
-            drift.k != 1 and not drift.h,
-            f"is {drift.k:g}; the height h follows from false_alerts_per_week only where k is 1, "
-            "so give h as well.",
+            drift.k != schema.Drift().k and not drift.h,
+            f"is {drift.k:g}; the height h follows from false_alerts_per_week only where k is "
+            f"{schema.Drift().k:g}, so give h as well.",
         ),
         (
             ("drift", "clear_percent"),

@@ -66,13 +66,13 @@ def test_chance_alarms_about_as_often_as_the_heights_say():
     rng = np.random.default_rng(3)
     z = np.clip(rng.normal(0.949 * rng.normal(0, 1.09 / math.sqrt(60), 20_000), 0.949), -3, 3)
     up = down = np.zeros(len(z))
-    alarms = 0
+    alarms, slack = 0, DriftSettings().k
     for _ in range(120):
         offset = rng.normal(0, 0.949, len(z))
         outliers = rng.random(len(z)) < 0.02
         offset[outliers] += rng.exponential(6, int(outliers.sum()))
         x = np.clip(offset, -3, 3)
-        up, down = np.maximum(0, up + x - 1), np.maximum(0, down - x - 1)
+        up, down = np.maximum(0, up + x - slack), np.maximum(0, down - x - slack)
         alarms += int((up > h).sum() + (down > h).sum())
         up, down = np.where(up > h, 0, up), np.where(down > h, 0, down)
     assert 0.2e-3 < alarms / (120 * len(z)) < 1.2e-3  # the table allows for baselines that are off

@@ -90,7 +90,7 @@ def test_the_settings_say_how_often_chance_may_alarm(tmp_path: Path) -> None:
 
 
 def test_another_slack_needs_a_height(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="only where k is 1"):
+    with pytest.raises(SettingsError, match=r"only where k is 0\.8, so give h"):
         Site(tmp_path, "k = 0.5")
 
 
