@@ -223,7 +223,7 @@ def plan(
     if half(allocated(low)) <= wanted:
         high = low
     for _ in range(60):
-        if np.array_equal(allocated(low), allocated(high)):
+        if np.sum(allocated(high) - allocated(low)) <= 1:
             break  # no scale between them gives other counts
         middle = (low + high) / 2
         low, high = (low, middle) if half(allocated(middle)) <= wanted else (middle, high)
