@@ -332,7 +332,7 @@ def _write_npz(path: Path) -> Path:
     rng = np.random.default_rng(0)
     labels = np.arange(64) % 2
     bright = np.where(labels == 1, 200, 30)[:, None, None, None]
-    images = (bright + rng.integers(0, 30, (64, 3, 16, 16))).astype(np.uint8)
+    images = (bright + rng.integers(0, 30, (64, 3, 32, 32))).astype(np.uint8)
     np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     return path
 
