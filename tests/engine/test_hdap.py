@@ -442,9 +442,7 @@ def test_a_target_that_no_design_reaches_is_said_with_the_best_that_was(
 
 def test_the_slowest_devices_can_be_what_counts(search, geometry, tmp_path):
     # The slow cluster is mostly overhead, of which pruning saves nothing: the worst gains less.
-    settings = replace(
-        SETTINGS, outer_iterations=1, recipe=Recipe(epochs=0), maximum_drop=100.0
-    )
+    settings = replace(SETTINGS, outer_iterations=1, recipe=Recipe(epochs=0), maximum_drop=100.0)
     clusters = (replace(CLUSTERS[0], size=30), replace(CLUSTERS[1], size=1, levels=(3.0,)))
     found = {}
     for objective in ("mean", "percentile-95", "worst"):

@@ -7,7 +7,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
-from torch import nn
 
 from engine.compress.inference import operators, session
 from engine.compress.quantize import PRESETS, Preset, isa, onnx_accuracy, quantize_static
