@@ -383,13 +383,14 @@ def _convert(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back the exporter's remarks about packages and graphs; its errors come as such."""
-    loggers = [
-        logging.getLogger(name)
-        for name in (
-            "torch.onnx._internal.exporter._registration",
-            *logging.root.manager.loggerDict,
-        )
-        if name.startswith(("torch.", "onnxscript", "onnx_ir"))
+    # Those without a level of their own follow the packages'; setting each level takes its time.
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    loggers += [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.startswith(("torch.", "onnxscript.", "onnx_ir."))
+        and isinstance(logger, logging.Logger)
+        and logger.level
     ]
     levels = [logger.level for logger in loggers]
     try:

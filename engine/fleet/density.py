@@ -143,7 +143,8 @@ def _partitions(points: Array) -> Iterator[tuple[float, float, Labels]]:
             first, second = (int(m) for m in merges[step - 1, :2])
             labels[(labels == first) | (labels == second)] = len(points) + step - 1
         if lower < upper:
-            yield lower, upper, np.unique(labels, return_inverse=True)[1].astype(np.int64)
+            numbers = np.cumsum(np.bincount(labels) > 0) - 1
+            yield lower, upper, numbers[labels]
 
 
 class _Judge:
@@ -183,15 +184,16 @@ class _Judge:
     def _log_posterior(self, partition: Labels, stragglers: int) -> tuple[float, float]:
         models = self._points.shape[1]
         variance = self._sigma**2
+        log_variance = np.log(variance)
         value = self._prior - _LONE * stragglers
-        for cluster in np.unique(partition):
+        for cluster in np.flatnonzero(np.bincount(partition)):
             members = self._points[partition == cluster]
             size, mean = len(members), members.mean(axis=0)
             scatter = float(((members - mean) ** 2).sum())
             total = variance + size * _SPREAD**2
             value = (
                 value
-                - 0.5 * (size - 1) * models * np.log(variance)
+                - 0.5 * (size - 1) * models * log_variance
                 - 0.5 * models * np.log(total)
                 - 0.5 * scatter / variance
                 - 0.5 * size * float(mean @ mean) / total

@@ -223,6 +223,8 @@ def plan(
     if half(allocated(low)) <= wanted:
         high = low
     for _ in range(60):
+        if np.sum(allocated(high) - allocated(low)) <= 1:
+            break  # no scale between them gives other counts
         middle = (low + high) / 2
         low, high = (low, middle) if half(allocated(middle)) <= wanted else (middle, high)
     counts = allocated(high)

@@ -100,11 +100,13 @@ def _groups(
 def _others(values: Array, steady: NDArray[np.bool_]) -> Array:
     """Return for each value the median of the other steady ones."""
     common = np.full(len(values), np.median(values[steady]))
-    if steady.sum() < _SHARED_MEDIAN:
-        for i in np.flatnonzero(steady):
-            rest = steady.copy()
-            rest[i] = False
-            common[i] = np.median(values[rest])
+    own = np.flatnonzero(steady)
+    if len(own) < _SHARED_MEDIAN:
+        own = own[np.argsort(values[own])]
+        ranked, ranks = values[own], np.arange(len(own))
+        low, high = (len(own) - 2) // 2, (len(own) - 1) // 2  # the middle of one value fewer
+        # Without a value, those from its rank on move up by one.
+        common[own] = (ranked[low + (ranks <= low)] + ranked[high + (ranks <= high)]) / 2
     return common
 
 

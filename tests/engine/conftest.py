@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from engine import data, models
 from engine.compress.export import Template
 from engine.compress.finetune import Recipe, finetune
 from engine.compress.groups import Group, trace
+from engine.models import builtin
+from engine.models.resnet import ResNet
 
 torch.set_num_threads(1)
 
@@ -26,6 +32,15 @@ def shake(model: nn.Module, seed: int = 0) -> nn.Module:
             for tensor in (module.bias.data, module.running_mean):
                 tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
     return model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_of_the_exporter() -> Iterator[None]:
+    """Let torch's exporter list its operators once: for a small network that is half its work."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.cache(ONNXRegistry.from_torchlib)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(once))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +68,35 @@ def template(
 ) -> Template:
     """Its ONNX template: exporting takes seconds, so it is done once."""
     return Template(resnet, example, resnet_groups)
+
+
+@pytest.fixture(scope="session")
+def short_resnet() -> nn.Module:
+    """A ResNet of one block a stage, of all kinds of layers that ResNet-20 has."""
+    torch.manual_seed(0)
+    return shake(ResNet(blocks=1)).eval()
+
+
+@pytest.fixture(scope="session")
+def short_groups(short_resnet: nn.Module, example: torch.Tensor) -> tuple[Group, ...]:
+    """Its dependency groups."""
+    return trace(short_resnet, example)
+
+
+@pytest.fixture(scope="session")
+def short_template(
+    short_resnet: nn.Module, short_groups: tuple[Group, ...], example: torch.Tensor
+) -> Template:
+    """Its ONNX template."""
+    return Template(short_resnet, example, short_groups)
+
+
+@pytest.fixture(scope="session")
+def short_file(
+    short_resnet: nn.Module, short_template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """It as ONNX."""
+    return short_template.write(short_resnet, tmp_path_factory.mktemp("short") / "m.onnx").path
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +129,10 @@ def reader(digits: data.Dataset) -> nn.Module:
 def reader_template(reader: nn.Module, example: torch.Tensor) -> Template:
     """The ONNX template of the reader, and of what has its layers with other weights."""
     return Template(reader, example)
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The network that comes along, as ONNX, and the digest that it was written with."""
+    path = tmp_path_factory.mktemp("shipped") / "digits.onnx"
+    return path, builtin.write("resnet20-digits", path)

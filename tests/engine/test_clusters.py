@@ -26,7 +26,7 @@ def simulated(seed, groups, devices=None, models=4, noise=0.02, gap=0.08):
     return fleet(rng, devices, groups, models, noise, gap)
 
 
-def mean_index(groups, known=None, seeds=20, **more):
+def mean_index(groups, known=None, seeds=12, **more):
     indices = []
     for seed in range(seeds):
         latencies, truth = simulated(seed, groups, **more)
@@ -53,10 +53,10 @@ def test_groups_are_found_between_the_small_and_the_large_fleet():
 @pytest.mark.parametrize("known", [None, 0.02])
 def test_a_fleet_of_one_group_stays_one_cluster(models, known):
     whole = 0
-    for seed in range(60):
+    for seed in range(40):
         latencies, _ = simulated(seed, 1, models=models)
         whole += bool(np.all(cluster(latencies, known).labels == 0))
-    assert whole >= 57
+    assert whole >= 38
 
 
 def test_a_probe_that_repeats_badly_does_not_hide_the_groups():

@@ -53,9 +53,9 @@ def pool() -> Iterator[Processes]:
     assert not multiprocessing.active_children()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mortal() -> Iterator[Processes]:
-    """One worker that a test may end."""
+    """One worker that a test may end, and that is then begun anew."""
     with opened("processes", 1) as processes:
         assert isinstance(processes, Processes)
         yield processes

@@ -65,17 +65,17 @@ def test_the_template_writes_any_pruned_variant_exactly(
 
 
 def test_the_template_equals_a_fresh_export_byte_by_byte(
-    resnet: nn.Module,
-    resnet_groups: tuple[Group, ...],
-    template: Template,
+    short_resnet: nn.Module,
+    short_groups: tuple[Group, ...],
+    short_template: Template,
     example: Tensor,
     tmp_path: Path,
 ) -> None:
-    small = _small(resnet, resnet_groups, 0.6)
+    small = _small(short_resnet, short_groups, 0.6)
     fresh = export(small, example, tmp_path / "fresh.onnx")
     assert fresh.difference is not None
     assert fresh.difference < 1e-5
-    kept = pickle.loads(pickle.dumps(template))
+    kept = pickle.loads(pickle.dumps(short_template))
     again = export(small, example, tmp_path / "again.onnx", template=kept)
     assert (fresh.digest, fresh.difference) == (again.digest, again.difference)
     content = again.path.read_bytes()

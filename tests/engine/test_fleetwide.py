@@ -35,6 +35,7 @@ SETTINGS = Settings(
     accuracy_images=64,
     samples=16,
     finalists=1,
+    surrogate="ridge",
     recipe=Recipe(epochs=1, lr=0.05, batch=32, augment=False),
 )
 EXAMPLE = torch.rand(1, 3, 16, 16)

@@ -72,11 +72,11 @@ def test_the_public_resnet20_reaches_its_published_accuracy() -> None:
     pixels = np.asarray(image.open(sheet).convert("RGB"))
     images = pixels.reshape(25, 32, 40, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
     with np.load(SHARED / "cifar10" / "labels.npz") as file:
-        labels = file["test_labels"][:1000]
+        labels = file["test_labels"][:500]
     net = models.build("resnet20")
     models.load_weights(net, weights / "resnet20_akamaster.safetensors").eval()
     with torch.no_grad():
-        found = net(torch.from_numpy(images.copy()).float() / 255).argmax(1).numpy()
+        found = net(torch.from_numpy(images[:500].copy()).float() / 255).argmax(1).numpy()
     assert 0.90 < float((found == labels).mean()) < 0.94
 
 

@@ -23,7 +23,6 @@ from engine.compress.finetune import Recipe, finetune
 from engine.compress.groups import Group, check, choose, importance, trace
 from engine.compress.inference import session
 from engine.compress.prune import prune
-from engine.models import builtin
 from engine.models.onnx_graph import Network, convert, restore_batch_norms
 from engine.models.onnx_graph.naming import layer_name, unused
 from tests.engine.conftest import shake
@@ -114,32 +113,20 @@ def _apart(network: nn.Module, path: Path, images: Floats, reads: Floats | None 
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-@pytest.fixture(scope="module")
-def resnet_file(template: Template, resnet: nn.Module, tmp_path_factory: Any) -> Path:
-    path: Path = tmp_path_factory.mktemp("onnx") / "resnet.onnx"
-    return template.write(resnet, path).path
-
-
-@pytest.fixture(scope="module")
-def digits() -> data.Dataset:
-    return data.load("digits")
-
-
 def test_our_own_export_comes_back_with_names_and_groups(
-    resnet: nn.Module,
-    resnet_groups: tuple[Group, ...],
-    resnet_file: Path,
-    template: Template,
+    short_resnet: nn.Module,
+    short_groups: tuple[Group, ...],
+    short_file: Path,
     example: Tensor,
 ) -> None:
-    network = convert(resnet_file)
+    network = convert(short_file)
     assert not network.training
-    assert torch.allclose(network(example), resnet(example), atol=1e-4)
+    assert torch.allclose(network(example), short_resnet(example), atol=1e-4)
     assert network.get_parameter("layer2.0.conv1.weight").shape == (32, 16, 3, 3)
     frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
     assert frozen == ["layer2.0.shortcut.weight", "layer3.0.shortcut.weight"]
     groups = trace(network, example)
-    assert [(g.name, g.channels) for g in groups] == [(g.name, g.channels) for g in resnet_groups]
+    assert [(g.name, g.channels) for g in groups] == [(g.name, g.channels) for g in short_groups]
     check(network, groups, example)
     half = choose(groups, [0.5] * len(groups), importance(network, groups))
     small = prune(network, groups, half)
@@ -148,20 +135,19 @@ def test_our_own_export_comes_back_with_names_and_groups(
 
 
 def test_the_network_can_be_copied_and_sent_to_another_process(
-    resnet_file: Path, example: Tensor
+    short_file: Path, example: Tensor
 ) -> None:
-    network = convert(resnet_file)
+    network = convert(short_file)
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         assert torch.equal(other(example), network(example))
 
 
 def test_a_file_alone_is_pruned_finetuned_and_exported(
-    digits: data.Dataset, tmp_path: Path
+    shipped: tuple[Path, str], digits: data.Dataset
 ) -> None:
     torch.manual_seed(0)
-    builtin.write("resnet20-digits", tmp_path / "digits.onnx")
-    network = convert(tmp_path / "digits.onnx")
-    assert restore_batch_norms(network, digits.train_images[:256]) == 19
+    network = convert(shipped[0])
+    assert restore_batch_norms(network, digits.train_images[:128]) == 19
     example = torch.from_numpy(digits.test_images[:2]).float() / 255
     groups = trace(network, example)
     check(network, groups, example)
@@ -202,11 +188,11 @@ def test_an_option_a_shortcut_becomes_the_convolution_that_it_equals(
 
 
 def test_batch_norms_come_back_without_changing_an_answer(
-    resnet_file: Path, example: Tensor, digits: data.Dataset
+    short_file: Path, example: Tensor, digits: data.Dataset
 ) -> None:
-    network = convert(resnet_file)
+    network = convert(short_file)
     before, images = network(example), digits.train_images[:200]
-    assert restore_batch_norms(network, images) == 19
+    assert restore_batch_norms(network, images) == 7
     assert torch.allclose(network(example), before, atol=1e-4 * float(before.detach().abs().max()))
     assert restore_batch_norms(network, images) == 0
     norm = network.get_submodule("layer1.0.conv1_bn")

@@ -12,6 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from engine import data
+from engine.compress.quantize import onnx_accuracy
 from engine.models import builtin, probes
 
 
@@ -107,12 +109,9 @@ def test_the_command_writes_a_built_in_model_and_prints_its_digest(
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_the_shipped_network_is_written_with_its_accuracy(tmp_path: Path) -> None:
-    from engine import data
-    from engine.compress.quantize import onnx_accuracy
-
-    path = tmp_path / "m.onnx"
-    digest = builtin.write("resnet20-digits", path)
+def test_the_shipped_network_is_written_with_its_accuracy(
+    shipped: tuple[Path, str], digits: data.Dataset
+) -> None:
+    path, digest = shipped
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    digits = data.load("digits")
     assert onnx_accuracy(path, digits.test_images, digits.test_labels) >= 0.985

@@ -375,7 +375,7 @@ def test_no_bytes_raise(lines: list[bytes]) -> None:
     holds(lines)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_lines_that_look_right_raise(data: st.DataObject) -> None:
     lines: list[Any] = copy.deepcopy([*GOOD, ENERGY])

@@ -163,7 +163,7 @@ def test_the_exported_file_has_no_masks_and_compresses(
 
 
 def test_a_network_with_masks_is_refused_until_they_are_removed(
-    reader: nn.Module, example: torch.Tensor, tmp_path: Path
+    reader: nn.Module, reader_template: Template, example: torch.Tensor, tmp_path: Path
 ) -> None:
     model = copy.deepcopy(reader)
     prune.l1_unstructured(model[2], "weight", 0.5)  # type: ignore[index]
@@ -173,7 +173,7 @@ def test_a_network_with_masks_is_refused_until_they_are_removed(
     remove_masks(model)
     refuse_masks(model)
     assert zeros(model)["2"] == 0.5
-    export(model, example, tmp_path / "m.onnx")
+    export(model, example, tmp_path / "m.onnx", template=reader_template)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
