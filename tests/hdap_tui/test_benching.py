@@ -35,8 +35,8 @@ runs = 10
 warmup_runs = 3
 warmup_s = 0.02
 block_s = 0.05
-blocks_min = 3
-blocks_max = 3
+blocks_min = 4
+blocks_max = 4
 time_limit_s = 30
 """
 

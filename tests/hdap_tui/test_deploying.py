@@ -54,7 +54,7 @@ blocks_max = 2
 time_limit_s = 30
 [deploy]
 stages = ["1", "100 %"]
-blocks = 3
+blocks = 4
 margin_percent = 5
 """
 WRONG = """#!/bin/sh

@@ -19,7 +19,7 @@ MORE = (
     + """
 [deploy]
 stages = ["1", "100 %"]
-blocks = 3
+blocks = 4
 margin_percent = 5
 """
 )
@@ -76,7 +76,7 @@ def measured(document: Any, model: str) -> set[str]:
 
 def errors_of(document: Any) -> dict[str, str]:
     """Return what went wrong with which device."""
-    return {m["device"]: m["message"] for m in document["measurements"] if m["error"]}
+    return {m["device"]: m["detail"] for m in document["measurements"] if m["error"]}
 
 
 def test_every_device_answers_whatever_its_limits_are(hdap: Hdap, servers: list[Sshd]) -> None:
@@ -114,7 +114,7 @@ def test_two_devices_off_and_one_with_another_key_cost_only_themselves(
         off.name: "refused",
         silent.name: "timeout",
         changed.name: "host key changed",
-    }
+    }, errors_of(document)
     assert measured(document, "tiny") == names(servers) - set(wrong)
     shown = states(hdap)
     assert {name for name, state in shown.items() if state == "off"} == set(wrong)
