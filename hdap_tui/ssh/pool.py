@@ -174,18 +174,27 @@ class Connections:
         raise Cancelled
 
     def scan(self, target: Target, cancelled: Callable[[], bool] = never) -> HostKey:
-        """Return the host key that a device shows, without logging in at it.
+        """Return the host key that a device shows, without logging in at it; tries as `get` does.
 
         Raises:
-            DeviceError, Cancelled: as `open`.
+            DeviceError, Cancelled: as `opening`.
         """
         deadline = Deadline(target.timeouts.total, cancelled)
         found = resolve(target)
-        through = self._through(found, cancelled, deadline)
-        with self._lock:
-            server = self._servers[found.jumps, found.host, found.port]
-        with server.held(deadline), _held(self._opening, deadline):
-            return scan(found, deadline, known=self.known(found), through=through)
+        attempt = 1
+        while True:
+            try:
+                through = self._through(found, cancelled, deadline)
+                with self._lock:
+                    server = self._servers[found.jumps, found.host, found.port]
+                with server.held(deadline), _held(self._opening, deadline):
+                    return scan(found, deadline, known=self.known(found), through=through)
+            except DeviceError as error:
+                pause = _pause_after(error, attempt, deadline)
+                if pause is None:
+                    raise
+            deadline.within(pause).rest()
+            attempt += 1
 
     # ---- jump hosts -----------------------------------------------------------------------------
 
@@ -271,10 +280,8 @@ class Connections:
             try:
                 return self._get(target, deadline)
             except DeviceError as error:
-                pause = backoff(attempt)
-                hopeless = not error.transient or error.behind  # a jump host was tried for itself
-                most = BUSY_ATTEMPTS if error.kind is ErrorKind.BUSY else ATTEMPTS
-                if hopeless or attempt >= most or deadline.left() <= pause:
+                pause = _pause_after(error, attempt, deadline)
+                if pause is None:
                     raise
             yield pause
             attempt += 1
@@ -313,6 +320,14 @@ class Connections:
         end = time.monotonic() + 2.0
         for connection in connections:  # their threads end at once, now that all are woken
             connection.transport.join(max(0.0, end - time.monotonic()))
+
+
+def _pause_after(error: DeviceError, attempt: int, deadline: Deadline) -> float | None:
+    """Return the seconds to wait after so many failed attempts; None where another is no use."""
+    pause = backoff(attempt)
+    hopeless = not error.transient or error.behind  # a jump host was tried for itself
+    most = BUSY_ATTEMPTS if error.kind is ErrorKind.BUSY else ATTEMPTS
+    return None if hopeless or attempt >= most or deadline.left() <= pause else pause
 
 
 @contextlib.contextmanager
