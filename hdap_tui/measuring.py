@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -78,42 +77,51 @@ class Measuring:
             )
         return self.models[first.name]
 
-    def deployed(self, device: str) -> ModelRow:
-        """Return the model that a device runs."""
-        digest = devices.model_on(self.store, device)
-        found = table.by_digest(self.store, digest) if digest else None
-        if found is not None:
-            if not Path(found.path).is_file():
-                raise UserError(
-                    f"{device} runs {found.name}, whose file {found.path} is gone; put it back."
-                )
-            return found
-        # Nothing was ever deployed: what the settings name is what it runs.
-        devices.set_model(self.store, device, self.first_model.digest)
-        return self.first_model
-
-    def running(self, names: Collection[str]) -> dict[str, ModelRow]:
-        """Return the model of each device that can be measured with what it runs.
-
-        Devices whose model's file is gone are left out, and the reporter is told.
+    def running(self, names: Iterable[str]) -> dict[str, ModelRow]:
+        """Return the model that each device runs, whether or not its file is still there.
 
         Raises:
-            UserError: none is left.
+            SettingsError: nothing was ever deployed on one, and the settings name no model.
         """
-        known = {name: digest for name, (digest, _) in devices.models_on(self.store).items()}
-        groups: dict[str, list[str]] = defaultdict(list)
-        for name in names:
-            groups[known.get(name) or self.deployed(name).digest].append(name)
+        known = devices.models_on(self.store)
+        digests = {name: known[name][0] for name in names}
+        rows = {digest: table.by_digest(self.store, digest) for digest in {*digests.values()}}
         found: dict[str, ModelRow] = {}
-        for group in groups.values():
-            try:
-                found |= dict.fromkeys(group, self.deployed(group[0]))
-            except UserError as error:
-                if len(group) == len(names):
-                    raise
-                left_out = f"{len(group)} devices are" if len(group) > 1 else "It is"
-                self.context.reporter.noted("models", f"{error} {left_out} left out.")
+        for name, digest in digests.items():
+            row = rows[digest]
+            if row is None:  # nothing was ever deployed: what the settings name is what it runs
+                row = self.first_model
+                devices.set_model(self.store, name, row.digest)
+            found[name] = row
         return found
+
+    def deployed(self, device: str) -> ModelRow:
+        """Return the model that a device runs.
+
+        Raises:
+            UserError: its file is gone.
+        """
+        found = self.running([device])[device]
+        if not Path(found.path).is_file():
+            raise UserError(f"{device} {_without_file(found)}")
+        return found
+
+    def with_files(self, running: Mapping[str, ModelRow]) -> list[str]:
+        """Return the devices that run a model whose file is there; of the others it is told.
+
+        Raises:
+            UserError: none of them does.
+        """
+        models = {model.digest: model for model in running.values()}
+        gone = {digest for digest, model in models.items() if not Path(model.path).is_file()}
+        lost = [name for name, model in running.items() if model.digest in gone]
+        for name in lost:
+            why = f"{name} {_without_file(running[name])}"
+            if len(lost) == len(running):
+                raise UserError(why)
+            self.context.reporter.noted("models", why)
+            devices.set_state(self.store, name, "failed", "model", why)
+        return [name for name, model in running.items() if model.digest not in gone]
 
     def run(
         self,
@@ -206,3 +214,7 @@ class Measuring:
 def is_off(latency: Latency) -> bool:
     """Say whether a device could not be reached, unlike one whose runner told what went wrong."""
     return latency.error in _OFF and not latency.conditions
+
+
+def _without_file(model: ModelRow) -> str:
+    return f"runs {model.name}, whose file {model.path} is gone; put it back."

@@ -87,7 +87,8 @@ class Watcher:
         chosen = [name for name in names or fleet if name not in away()]
         probes = [self.measuring.models[probe.name] for probe in self.settings.probes]
         running = self.measuring.running(fleet)
-        visits = {name: [*probes, running[name]] for name in chosen if name in running}
+        usable = self.measuring.with_files({name: running[name] for name in chosen})
+        visits = {name: [*probes, running[name]] for name in usable}
         kind: measurements.SweepKind = "sweep" if len(names or fleet) == len(fleet) else "bench"
         number = measurements.begin(self.store, kind) if begun is None else begun
         wanted = visits if begun is None else sweeps.missing(self.store, number, visits)
@@ -109,9 +110,9 @@ class Watcher:
         `begun` is the number of a round that is open already, `away` the devices left alone: they
         are not measured, and what was measured of them just before is not judged.
         """
-        fleet = [device.name for device in self.settings.devices]
-        running = self.measuring.running(fleet)
-        visits = {name: [running[name]] for name in running if name not in away()}
+        chosen = [one.name for one in self.settings.devices if one.name not in away()]
+        running = self.measuring.running(chosen)
+        visits = {name: [running[name]] for name in self.measuring.with_files(running)}
         number = measurements.begin(self.store, "canary") if begun is None else begun
         found = self.measuring.run("canary", visits, self.measuring.canary(), number, away)
         left = away()

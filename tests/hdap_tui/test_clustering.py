@@ -176,6 +176,9 @@ def test_a_part_that_runs_another_model_is_placed_by_what_most_of_the_fleet_runs
             found = {name: models.by_digest(site.store, one) for name, one in digests.items()}
             return {name: row for name, row in found.items() if row is not None}
 
+        def with_files(self, running: dict[str, ModelRow]) -> list[str]:
+            return [*running]
+
         def run(self, kind: str, visits: Mapping[str, list[ModelRow]], **_: Any) -> list[Latency]:
             assert kind == "bench"
             assert visits["d0"][-1].name == "own"

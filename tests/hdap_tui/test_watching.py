@@ -147,10 +147,23 @@ def test_a_model_whose_file_is_gone_costs_only_who_runs_it(site: Site, hdap: Hda
     others = {"edge-01", "edge-03", "edge-04"}
     status, found, said = hdap("sweep")
     assert status == ExitCode.DONE
-    assert f"edge-02 runs own, whose file {own} is gone; put it back. It is left out." in said
+    assert f"edge-02 runs own, whose file {own} is gone; put it back." in said
     assert {m["device"] for m in found["measurements"]} == others
+    shown = {d["name"]: d for d in hdap("devices")[1]["devices"]}
+    assert {name for name in shown if shown[name]["state"] == "ok"} == others
+    assert "is gone; put it back." in shown["edge-02"]["detail"]
 
     before = {d["device"]: d["latency_ms"] for d in hdap("drift")[1]["devices"]}
     assert hdap("watch", "--rounds", "1")[0] == ExitCode.DONE
     after = {d["device"]: d["latency_ms"] for d in hdap("drift")[1]["devices"]}
     assert {name for name in after if after[name] != before[name]} == others
+
+    lost = network(site.folder / "lost.onnx", layers=1, note="another")
+    with closing(open_store(load(site.file).database)) as store:
+        for name in others:
+            devices.set_model(store, name, from_file(store, lost).digest)
+    lost.unlink()
+    status, _, said = hdap("sweep")
+    assert status == ExitCode.FAILED, "nobody is left, of either model"
+    assert "is gone; put it back." in said
+    assert hdap("sweep", "--select", "edge-02")[0] == ExitCode.FAILED
