@@ -19,6 +19,7 @@ from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.worker import Worker, WorkerState
 
 from hdap_tui import moments
@@ -105,6 +106,7 @@ class HdapApp(App[None]):
         self.watching = False
         self.activity = ""
         self._said = self._elsewhere = ""
+        self._waiting: Timer | None = None  # until nobody has watched the fleet for long enough
         self.marks: frozenset[str] = frozenset()
         self.desk = Desk(self)
         self.travel = Travel()
@@ -183,8 +185,10 @@ class HdapApp(App[None]):
         self._said = message.said
         self.watching, self.activity = message.watching, message.activity
         another, self._elsewhere = self._elsewhere, message.elsewhere
+        if bool(another) != bool(message.elsewhere) and self._waiting is not None:
+            self._waiting.stop()
         if another and not message.elsewhere:
-            self.set_timer(TAKE_OVER_S, self._take_over)
+            self._waiting = self.set_timer(TAKE_OVER_S, self._take_over)
         if message.snapshot is not None:
             before, self.snapshot = self.snapshot, message.snapshot
             if before is None and self._watch_at_start:

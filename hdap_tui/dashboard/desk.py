@@ -35,7 +35,7 @@ class Desk:
         self.history: list[str] = []
         """Lines typed at the prompt, oldest first."""
         self.watches = False
-        """Whether the fleet is to be watched from here whenever no other process does."""
+        """Whether the fleet is to be watched from here when no other process does any more."""
         self.last: tuple[str, Outcome] | None = None
         """The latest result that is worth a screen."""
 
@@ -104,21 +104,24 @@ class Desk:
             self._ask_and_start(filled, chosen)
 
     def toggle_watcher(self) -> None:
-        """Start to watch the fleet in this process, or stop it."""
+        """Have the fleet watched from here, or no longer."""
         if self._app.source.watching:
             self.watches = False
             self._app.source.stop_watcher()
             self._app.say("Watching stops after what is being measured now.")
+        elif self.watches and self._app.source.elsewhere:
+            self.watches = False
+            self._app.say("This dashboard does not go on when the other process ends.")
         else:
             self.start_watcher()
 
     def start_watcher(self) -> None:
-        """Watch the fleet beside this process; where another does it, once that one has ended."""
+        """Watch the fleet in a process of its own; where another does it, once that has ended."""
         self.watches = True
         try:
             self._app.source.start_watcher()
         except RefusedError as error:
-            self._app.say(str(error))
+            self._app.say(f"{error} This dashboard goes on when it ends; w: not.")
         except UserError as error:
             self._app.say(str(error), "error")
         else:
