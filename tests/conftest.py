@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     longest: dict[Path, float] = defaultdict(float)
     for item in items:
         mark = item.get_closest_marker("timeout")
-        longest[item.path] = max(longest[item.path], mark.args[0] if mark else 0.0)
+        longest[item.path] = max(longest[item.path], mark.args[0] if mark and mark.args else 0.0)
     items.sort(key=lambda item: -longest[item.path])
 
 

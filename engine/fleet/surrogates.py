@@ -42,7 +42,7 @@ class Report:
     """Which regression predicts."""
     samples: int
     errors: Mapping[Regression, Error]
-    """Cross-validated, by kind; of all kinds, also of those not chosen."""
+    """Cross-validated, by kind; of the kinds that were asked for."""
     floor: float | None
     """MAPE that a perfect prediction would still have, from the measurements' own spread."""
 

@@ -290,7 +290,7 @@ def _check_together(file: schema.File, source: Source) -> None:
             ("drift", "k"),
             drift.k != schema.Drift().k and not drift.h,
             f"is {drift.k:g}; the height h follows from false_alerts_per_week only where k is "
-            f"{schema.Drift().k:g}, so give h as well.",
+            f"{schema.Drift().k:g}, so give h as well, or leave k out.",
         ),
         (
             ("drift", "clear_percent"),
