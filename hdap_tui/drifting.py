@@ -136,15 +136,15 @@ def _save(
     monitor: FleetMonitor,
     latencies: Mapping[str, float | None] | None = None,
 ) -> None:
-    """Keep what the detectors know, after a round with the latencies of that round."""
+    """Keep what the detectors know; after a round with its latencies, None where one failed."""
     states = {_WHOLE: DriftState(state=monitor.to_state())}
     before = drift.load_missed(store, digest)
     learning = monitor.learning
     for name, standing in monitor.standings().items():
         baseline = None if learning else standing.baseline_ms
         missed = before.get(name, 0)
-        if latencies is not None:
-            missed = 0 if latencies.get(name) is not None else missed + 1
+        if latencies is not None and name in latencies:  # else nobody asked it
+            missed = 0 if latencies[name] is not None else missed + 1
         states["device", name] = DriftState(baseline_ms=baseline, missed=missed)
     drift.save_states(store, digest, states)
 

@@ -161,3 +161,18 @@ def test_many_devices_that_become_slower_are_one_alert_that_says_how_many(site: 
     opened = site.rounds(6, dict.fromkeys(range(7), 1.4))
     assert [(a.scope, a.subject) for a in opened] == [("fleet", "fleet")]
     assert alerts.row(site.store, opened[0].id).inhibited == 7
+
+
+def test_only_who_was_asked_in_vain_is_without_data(site: Site) -> None:
+    site.rounds(12)
+
+    def watched(answer: Latency | None) -> str:
+        good = [Latency(device=n, model=DIGEST, median_ms=10.0) for n in site.names[1:]]
+        for _ in range(4):
+            judge_round(site.settings, site.store, DIGEST, [*good, *filter(None, [answer])])
+        return {row.name: row.watched for row in devices.rows(site.store)}[site.names[0]]
+
+    devices.set_model(site.store, site.names[0], DIGEST)
+    assert watched(None) == "ok", "it was left alone"
+    assert watched(Latency(device=site.names[0], model=DIGEST, error="timeout")) == "no data"
+    assert watched(Latency(device=site.names[0], model=DIGEST, median_ms=10.0)) == "ok"
