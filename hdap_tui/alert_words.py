@@ -28,10 +28,13 @@ def alert_sentence(alert: AlertRow) -> str:
         return f"{subject} has become uneven"
     if alert.kind == "migration":
         return f"{subject} behaves like another cluster now"
-    if not math.isfinite(alert.size_percent):
-        return f"{subject} has become {way}, by how much is not known"
     how = {"step": "at once", "ramp": "slowly"}.get(alert.kind, "")
-    return f"{subject} has become {abs(alert.size_percent):.1f} % {way} {how}".rstrip()
+    toward = -alert.size_percent if alert.direction == "down" else alert.size_percent
+    if alert.state == "resolved" or toward <= 0:  # its size is that of its end
+        return f"{subject} had become {way} {how}".rstrip()
+    if not math.isfinite(toward):
+        return f"{subject} has become {way}, by how much is not known"
+    return f"{subject} has become {toward:.1f} % {way} {how}".rstrip()
 
 
 def round_sentence(firing: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from hdap_tui import __version__
 from hdap_tui.cli import diagnostics, output
@@ -111,8 +112,11 @@ def _group(name: str, text: str) -> click.Group:
     @click.pass_context
     def group(context: click.Context, /, as_json: bool, **given: Any) -> int | None:
         if context.invoked_subcommand is not None:
-            if any(value is not None for value in given.values()):
-                raise click.UsageError(f"write --at behind {name} {context.invoked_subcommand}.")
+            for option in given:
+                if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+                    written = f"--{option.replace('_', '-')}"
+                    behind = f"{name} {context.invoked_subcommand}"
+                    raise click.UsageError(f"write {written} behind {behind}.")
             return None
         default = group.commands[_DEFAULTS.get(name, "list")]
         arguments = {p.name: p.default for p in default.params if p.name != "as_json"}
@@ -120,7 +124,7 @@ def _group(name: str, text: str) -> click.Group:
 
     usual = BY_NAME[f"{name} {_DEFAULTS.get(name, 'list')}"]
     # "hdap alerts --at yesterday" is what one types.
-    group.params += [_build_parameter(p) for p in usual.parameters if p.name == "at"]
+    group.params += [_build_parameter(p) for p in usual.parameters if not p.positional]
     return group
 
 

@@ -83,6 +83,10 @@ def test_data_goes_to_standard_output_as_one_json_document(fleet: Path) -> None:
 
 def test_a_group_without_a_verb_shows_its_list(fleet: Path) -> None:
     assert json.loads(hdap("jobs", "--json", cwd=fleet).stdout)["jobs"] == []
+    assert json.loads(hdap("alerts", "--all", "--json", cwd=fleet).stdout)["alerts"] == []
+    wrong = hdap("alerts", "--all", "show", "1", cwd=fleet)
+    assert wrong.returncode == ExitCode.USAGE
+    assert wrong.stderr.strip() == "hdap: write --all behind alerts show."
 
 
 def test_a_wrong_key_in_the_file_is_one_sentence_and_exit_status_two(fleet: Path) -> None:
