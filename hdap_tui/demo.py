@@ -33,7 +33,7 @@ from hdap_tui.watch import Watcher
 
 _LEAST = 6
 """Devices below which the lab's groups have too few members."""
-_ROUNDS_TO_NOTICE = 12
+_ROUNDS_TO_NOTICE = 24
 """Canary rounds after which the step would have to be noticed."""
 _JOB_S, _PROVE_S, _ROUND_S = 110.0, 25.0, 3.0
 
