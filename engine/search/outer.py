@@ -21,6 +21,8 @@ from engine.search.settings import Settings
 from engine.search.space import Space, Widths
 
 Array = NDArray[np.float64]
+_EQUAL = 1 + 1e-9
+"""Factor below which two predictions are the same."""
 GAIN = 0.005
 """A design that is faster by less, relative to the unpruned network, is no gain."""
 
@@ -227,7 +229,10 @@ class Search:
             return list(designs)
         choices = [*designs, *(w for step in steps for w in self.space.aligned(designs, step))]
         values = fleet.value(choices).reshape(1 + len(steps), len(designs))
-        return [choices[k * len(designs) + i] for i, k in enumerate(values.argmin(axis=0))]
+        # Trees often predict the same of a design and its twin, up to a last digit that depends on
+        # what is asked together; the first of equals is chosen, whatever company it is in.
+        first = (values <= _EQUAL * values.min(axis=0)).argmax(axis=0)
+        return [choices[k * len(designs) + i] for i, k in enumerate(first)]
 
     def _beside(self, fleet: Fleet, designs: Sequence[Widths]) -> list[Widths]:
         """Return the counterparts of designs, as candidates: what they were before they were

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from engine.fleet.geometry import measure_geometry
 from engine.latency import Latency
 from engine.search.hdap import Cancelled, Cluster, Settings, compress
 from engine.search.iterations import stages
+from engine.search.outer import Search
 
 CLUSTERS = (Cluster(0, 7, ("fast-1", "fast-2")), Cluster(1, 5, ("slow-1", "slow-2")))
 SETTINGS = Settings(
@@ -392,6 +394,22 @@ def test_designs_are_rounded_up_to_the_devices_multiple_where_that_measures_fast
         assert not any(width % 4 for width in found)
     else:  # nobody knows of it: no design off the multiple is faster, and few are on it
         assert found == tuple(group.channels for group in groups) or not any(w % 4 for w in found)
+
+
+def test_a_design_and_its_twin_that_are_predicted_alike_are_told_apart_in_any_company():
+    """Trees predict the same of many; the last digit depends on what is predicted together."""
+
+    class Alike:
+        def value(self, designs):
+            return 3 + 1e-15 * np.random.default_rng(len(designs)).standard_normal(len(designs))
+
+    def aligned(designs, step):
+        return [tuple(-(-width // step) * step for width in widths) for widths in designs]
+
+    designs = [(n, n + 1) for n in range(1, 60)]
+    search = SimpleNamespace(space=SimpleNamespace(steps=(4, 8), aligned=aligned))
+    alone = [Search._moved(search, Alike(), [widths])[0] for widths in designs]
+    assert alone == Search._moved(search, Alike(), designs) == designs
 
 
 def test_with_a_channel_multiple_of_the_settings_nothing_else_is_tried(search, geometry, tmp_path):
