@@ -48,7 +48,7 @@ def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFact
     file.write_text(fleet_toml(lab, SETTINGS))
     network(file.parent / "slow.onnx", layers=18)
     network(file.parent / "same.onnx", layers=18, note="the same network in another file")
-    network(file.parent / "fast.onnx", layers=1)
+    network(file.parent / "fast.onnx", layers=3)
     return Site(lab, file)
 
 
