@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,15 @@ def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("SSH_AUTH_SOCK", raising=False)
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def told_to_stop() -> None:
+    """Let what is started hear interrupts and hang-ups, which a run in the background ignores."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
+
+from devices.machine import comes_first
 
 _SOURCE = Path(__file__).with_name("hog.c")
 _PERIOD_US = 1000
@@ -15,15 +16,7 @@ def missing() -> str:
     """Return why nothing can be slowed down here; empty where it can."""
     if not shutil.which("cc"):
         return "there is no C compiler"
-    if not hasattr(os, "sched_setscheduler"):
-        return "this system has no real-time scheduling"
-    try:
-        before = os.sched_getscheduler(0), os.sched_getparam(0)
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-        os.sched_setscheduler(0, *before)
-    except PermissionError:
-        return "real-time scheduling is not allowed here"
-    return ""
+    return "" if comes_first() else "real-time scheduling is not allowed here"
 
 
 class Hog:

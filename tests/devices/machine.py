@@ -140,7 +140,8 @@ def machines(
 ) -> Iterator[list[Machine]]:
     """Start devices that share a client key and a known hosts file; all end with the block.
 
-    `cpus` are the processors that they may use.
+    `cpus` are the processors that they may use, before every ordinary process where that is
+    allowed: what else this machine does takes nothing from them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     make_key(folder / "id")
@@ -154,6 +155,14 @@ def machines(
             machine.stop()
 
 
+def comes_first() -> bool:
+    """Return whether a process of ours may run before every ordinary one (SCHED_FIFO)."""
+    if not hasattr(os, "sched_setscheduler") or not shutil.which("chrt"):
+        return False
+    tried = subprocess.run(["chrt", "--fifo", "1", "true"], stderr=subprocess.DEVNULL)
+    return tried.returncode == 0
+
+
 def _start(folder: Path, name: str, board: str, cpus: Sequence[int]) -> Machine:
     own = folder / name
     (own / "memory").mkdir(parents=True)
@@ -161,6 +170,8 @@ def _start(folder: Path, name: str, board: str, cpus: Sequence[int]) -> Machine:
     (own / "config").write_text(_CONFIG)
     shutil.copy(folder / "id.pub", own / "authorized")
     bound = ["taskset", "--cpu-list", ",".join(map(str, cpus))] if cpus else []
+    if cpus and comes_first():
+        bound += ["chrt", "--fifo", "1"]
     with (own / "log").open("wb") as log:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *bound, "unshare", *_SPACES, "--propagation",

@@ -36,7 +36,7 @@ blocks_max = 3
 time_limit_s = 30
 [deploy]
 stages = ["1 per cluster", "100 %"]
-blocks = 4
+blocks = 8
 margin_percent = 10
 """
 

@@ -377,7 +377,7 @@ for number in range(60):
         began.wait()
         try:
             while True:
-                store.rows("SELECT * FROM sqlite_schema, sqlite_schema LIMIT 2000")
+                store.rows("SELECT * FROM sqlite_schema a, sqlite_schema b LIMIT 2000")
         except StoreError as error:
             assert "closed" in str(error), error
 

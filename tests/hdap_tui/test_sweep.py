@@ -123,7 +123,7 @@ def test_every_device_is_measured_and_tidied_up(
         seen = stages.of(name)
         for stage in ("connecting", "upload", "waiting", "starting", "timing"):
             assert seen.index(stage) < seen.index("done")
-    assert runners(lab) == []
+    wait_for(lambda: not runners(lab))
 
 
 def test_eight_models_are_timed_interleaved_in_one_run(
