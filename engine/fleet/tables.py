@@ -226,6 +226,8 @@ class _Rows:
             value = math.nan if "_" in cell else float(cell)
         except ValueError:
             value = math.nan
+            if cell and positive:
+                kind += "; name a column of words as a fact, or leave it out"
         if not math.isfinite(value) or (positive and value <= 0):
             what = shown(cell) if cell else "empty"
             raise self.wrong(f"column {shown(column)} is {what}, it must be {kind}")

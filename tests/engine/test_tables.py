@@ -188,6 +188,7 @@ LATENCIES = [
     ("device,a,\nx,1,2\n", "line 1: column 3 has no name"),
     ("device,a\n", "line 1: there is no device"),
     ("device,a\nx,\n", "no device has a number"),
+    ("device,a\nx,1\ny,pi5\n", "'pi5', it must be a positive number; name a column of words as a"),
     ("device,a\nx,1\ny,0\n", "line 3: column 'a' is '0', it must be a positive number"),
     ("device,a\nx,-1\n", "line 2: column 'a' is '-1'"),
     ("device,a\nx,fast\n", "line 2: column 'a' is 'fast'"),
