@@ -27,6 +27,7 @@ from hdap_tui.ssh.transport import (
     ChannelRefused,
     FleetTransport,
     NoKnownKey,
+    close_channel,
     handshake,
     hang_up,
     shown,
@@ -157,7 +158,7 @@ class Connection:
             try:
                 yield channel
             finally:
-                channel.close()
+                close_channel(channel)
                 self._release()
         except Cancelled:
             raise
@@ -179,7 +180,7 @@ class Connection:
                     self._ask(channel, request, deadline)
                     return channel
                 except BaseException:
-                    channel.close()
+                    close_channel(channel)
                     self._release()
                     raise
             except ChannelClosed:
@@ -253,7 +254,7 @@ class Connection:
 
         def give_up() -> None:
             late.set()
-            channel.close()
+            close_channel(channel)
 
         try:
             with alarm.after(deadline.left(self.target.timeouts.channel), give_up):

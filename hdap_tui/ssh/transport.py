@@ -405,6 +405,12 @@ def shown(transport: FleetTransport) -> HostKey:
     return HostKey(key.get_name(), key.get_base64())
 
 
+def close_channel(channel: Any) -> None:
+    """Close a channel; whoever is at its other end may have gone before."""
+    with contextlib.suppress(OSError, EOFError):
+        channel.close()
+
+
 def hang_up(transport: FleetTransport) -> None:
     """Close a transport; its thread ends at once."""
     with contextlib.suppress(OSError):  # wakes the transport's thread out of its read

@@ -11,7 +11,7 @@ from typing import Any
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.ssh.sockets import Deadline
 from hdap_tui.ssh.target import Target
-from hdap_tui.ssh.transport import ChannelRefused, FleetTransport, hang_up
+from hdap_tui.ssh.transport import ChannelRefused, FleetTransport, close_channel, hang_up
 
 _PROHIBITED = 1  # RFC 4254, section 5.1
 
@@ -50,8 +50,7 @@ class Tunnel:
 
     def close(self) -> None:
         """Close it; whoever is at its other end may have gone before."""
-        with contextlib.suppress(OSError, EOFError):
-            self._channel.close()
+        close_channel(self._channel)
 
     @property
     def _closed(self) -> bool:
@@ -80,7 +79,7 @@ def dig(bastion: FleetTransport, host: str, port: int, deadline: Deadline) -> Tu
 
     def discard() -> None:
         if not isinstance(opened[0], Exception):
-            opened[0].close()
+            close_channel(opened[0])
 
     threading.Thread(target=ask, name=f"tunnel to {host}", daemon=True).start()
     try:

@@ -114,3 +114,15 @@ def test_a_command_that_is_refused_is_asked_once(
         connection.run("true")
     assert caught.value.kind is ErrorKind.FAILED
     assert (server.opened, server.asked) == (1, 1)
+
+
+def test_a_session_whose_line_is_cut_while_it_is_closed_is_over_all_the_same(
+    opened: Callable[..., tuple[Connection, Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(_data: bytes) -> None:
+        raise EOFError  # as paramiko does where the other side is gone
+
+    connection, _ = opened()
+    with connection.session(lambda channel: channel.exec_command("true"), Deadline(5)):
+        monkeypatch.setattr(connection.transport.packetizer, "write_all", cut)
+    assert not connection.busy
