@@ -202,6 +202,8 @@ def execute(command: Command, config: Path | None, as_json: bool, arguments: dic
             if unattended and not sys.stderr.isatty():
                 raise click.Abort from None  # else click puts an empty line into the log
             raise
+        except EOFError as error:  # click would say that it was interrupted
+            raise RuntimeError("nobody handled the end of a connection") from error
         finally:
             context.close()
     output.write(outcome, as_json)

@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeVar
 
 from hdap_tui.ssh import receiving
 from hdap_tui.ssh.connection import Connection
-from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind, out_of_space
+from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind, classify, out_of_space
 from hdap_tui.ssh.payload import Payload
 from hdap_tui.ssh.receiving import Claim, remove
 from hdap_tui.ssh.scripts import ROOT, ask, lines_of
@@ -229,7 +229,7 @@ class _Upload:
                 channel.settimeout(None)  # whoever guards the transfer ends the waiting
             except (DeviceError, SftpError, EOFError) as error:
                 if not connection.alive:
-                    raise EOFError from None
+                    raise classify(EOFError(), connection.where) from None
                 if isinstance(error, DeviceError) and error.kind is not ErrorKind.FAILED:
                     raise
                 stack.close()  # some servers allow one session at a time

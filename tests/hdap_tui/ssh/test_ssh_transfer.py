@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 from sshd import QUICK, Sshd
 
@@ -123,6 +124,19 @@ def test_a_cut_upload_leaves_no_wrong_file_and_the_next_one_succeeds(
     assert upload(again, [one]) == (one,)
     again.close()
     assert on_device(server, one).stat().st_size == one.size
+
+
+def test_a_line_that_is_cut_as_the_transfer_begins_is_told_as_that(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def cut(_channel: paramiko.Channel, _name: str) -> None:
+        connection.close()
+        raise EOFError
+
+    monkeypatch.setattr(paramiko.Channel, "invoke_subsystem", cut)
+    with pytest.raises(DeviceError) as caught:
+        upload(connection, [payload(tmp_path)])
+    assert caught.value.kind is ErrorKind.DISCONNECTED
 
 
 def test_a_transfer_that_stands_still_is_given_up(server: Sshd, tmp_path: Path) -> None:
