@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,36 @@ MakeLab = Callable[..., Any]
 SetFault = Callable[..., None]
 
 
+_DEVICES = {"make_sshd", "make_sshds", "make_lab", "lab", "sshd", "server", "boards", "machine"}
+"""Fixtures that stand for devices."""
+_A_JOB_S = 300.0
+"""Time limit from which a test trains networks."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that may take longest, lest one of them runs alone at the end."""
     longest: dict[Path, float] = defaultdict(float)
     for item in items:
-        mark = item.get_closest_marker("timeout")
-        longest[item.path] = max(longest[item.path], mark.args[0] if mark and mark.args else 0.0)
+        longest[item.path] = max(longest[item.path], _limit(item))
     items.sort(key=lambda item: -longest[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that waits for devices run before those that compute, where that is allowed.
+
+    They run side by side, and a device that has to wait for its turn seems slow or silent.
+    """
+    wanted = _DEVICES & set(getattr(item, "fixturenames", ())) and _limit(item) < _A_JOB_S
+    with contextlib.suppress(OSError, AttributeError):
+        policy = os.SCHED_RR if wanted else os.SCHED_OTHER
+        os.sched_setscheduler(0, policy, os.sched_param(1 if wanted else 0))
+    return (yield)
+
+
+def _limit(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark and mark.args else 0.0
 
 
 @pytest.fixture(scope="session", autouse=True)

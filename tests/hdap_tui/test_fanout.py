@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from left_over import watch
 from sshd import Sshd, wait_for
 
 from hdap_tui import schedule
@@ -26,14 +26,10 @@ def servers(make_sshds: Callable[..., list[Sshd]]) -> Iterator[list[Sshd]]:
         server.stop()
 
 
-def threads_and_files() -> tuple[int, int]:
-    return threading.active_count(), len(os.listdir("/proc/self/fd"))
-
-
 def test_every_kind_of_failure_is_a_value_and_leaves_nothing_behind(
     servers: list[Sshd], tmp_path: Path
 ) -> None:
-    before = threads_and_files()
+    before = watch([])
     good, broken, refused, unknown = (server.target() for server in servers)
     refused = replace(refused, identity=tmp_path / "nothing")
     unknown = replace(unknown, known_hosts=tmp_path / "known_hosts")
@@ -61,7 +57,7 @@ def test_every_kind_of_failure_is_a_value_and_leaves_nothing_behind(
     stages = [stage for name, stage in told if name == good.name]
     assert stages == ["connecting", "asking", "done"]
     assert (unknown.name, "failed: host key unknown") in told
-    wait_for(lambda: threads_and_files() == before)
+    wait_for(lambda: not before.left_over())
 
 
 def test_devices_that_stay_silent_keep_no_other_waiting(
