@@ -73,10 +73,12 @@ def receiver() -> Iterator[type[Receiver]]:
     server.server_close()
 
 
-def settings(folder: Path, url: str = "", more: str = "", argv: str = "") -> Settings:
+def settings(
+    folder: Path, url: str = "", more: str = "", argv: str = "", limit_s: float = 10.0
+) -> Settings:
     text = '[[devices]]\nname = "a"\n[[devices]]\nname = "b"\n[alerts]\nretry_s = 0.05\n'
-    text += f'[alerts.webhook]\ntimeout_s = 0.5\nurl = "{url}"\n{more}\n'
-    text += f"[alerts.command]\ntimeout_s = 0.5\nargv = [{argv}]\n"
+    text += f'[alerts.webhook]\ntimeout_s = {limit_s}\nurl = "{url}"\n{more}\n'
+    text += f"[alerts.command]\ntimeout_s = {limit_s}\nargv = [{argv}]\n"
     (folder / "fleet.toml").write_text(text)
     return load(folder / "fleet.toml").in_state(folder)
 
@@ -208,7 +210,8 @@ def test_a_receiver_may_do_what_it_wants(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("HOOK", SECRET)
     receiver.answer, receiver.status = answer, status
-    own = settings(tmp_path, receiver.url, 'secret_env = "HOOK"')
+    limit_s = 0.5 if "0.5 s" in said else 10.0
+    own = settings(tmp_path, receiver.url, 'secret_env = "HOOK"', limit_s=limit_s)
     started = time.monotonic()
     if not said:
         assert send(own, "webhook", "{}", "k").startswith("http://127.0.0.1:")
@@ -222,7 +225,8 @@ def test_a_receiver_may_do_what_it_wants(
 def test_a_port_that_nobody_listens_at_and_one_that_never_answers(tmp_path: Path) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        own = settings(tmp_path, f"http://127.0.0.1:{bound.getsockname()[1]}/")
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}/"
+        own = settings(tmp_path, url, limit_s=0.5)
         with pytest.raises(NotTakenError, match="connection refused"):
             send(own, "webhook", "{}", "k")
         bound.listen(0)
@@ -326,7 +330,7 @@ def test_a_dead_webhook_delays_neither_who_gathers_nor_the_command(
 ) -> None:
     receiver.answer = hanging
     out = tmp_path / "out"
-    own = settings(tmp_path, receiver.url, argv=f'"sh", "-c", "cat >> {out}"')
+    own = settings(tmp_path, receiver.url, argv=f'"sh", "-c", "cat >> {out}"', limit_s=1.5)
     fire(store)
     with Sender(own, store) as sender:
         messages.gather(own, store)
@@ -353,7 +357,7 @@ def test_a_dead_webhook_delays_neither_who_gathers_nor_the_command(
 def test_a_command_gets_the_message_without_a_shell_and_within_its_time(
     tmp_path: Path, argv: str, said: str
 ) -> None:
-    own = settings(tmp_path, argv=argv)
+    own = settings(tmp_path, argv=argv, limit_s=0.5 if "0.5 s" in said else 10.0)
     body = json.dumps({"text": "$(touch never) ; `touch never`" * 10_000})
     if said:
         with pytest.raises(NotTakenError, match=said):
