@@ -55,6 +55,22 @@ def fleet_round(
     return dict(zip(names, residuals.tolist(), strict=True)), float(np.median(values))
 
 
+def own(
+    ratios: Mapping[str, float], residuals: Mapping[str, float], practical: float
+) -> dict[str, float]:
+    """Return the residuals without what is the peers' change and not the device's.
+
+    Where peers have moved by a practical size (in logarithms) and a device has not, or less, it
+    stands out against them and has done nothing: it is not said to have moved the other way.
+    """
+    found = dict(residuals)
+    for name, residual in residuals.items():
+        by_peers = ratios[name] - residual
+        if abs(by_peers) >= practical and residual * by_peers < 0:
+            found[name] = 0.0 if ratios[name] * by_peers >= 0 else ratios[name]
+    return found
+
+
 def peers(
     names: Collection[str],
     clusters: Mapping[str, int],

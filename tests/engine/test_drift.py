@@ -18,6 +18,7 @@ from engine.fleet.drift import (
     detect,
     fleet_round,
 )
+from engine.fleet.peers import own
 
 TCPD = Path(__file__).resolve().parents[3] / "shared" / "data" / "tcpd"
 SHORT = DriftSettings(baseline=8)
@@ -265,6 +266,25 @@ def test_what_happens_to_all_is_one_alert_of_the_fleet():
         assert [(s.scope, s.subject, s.direction) for s in said] == [("fleet", "fleet", "up")]
         assert said[0].size_percent == pytest.approx(10, abs=3)
         assert said[0].baseline_ms < said[0].now_ms
+
+
+@pytest.mark.parametrize("size", [0.1, 0.3])
+@pytest.mark.parametrize("count", [7, 8, 10])
+def test_who_stays_where_it_was_while_most_become_slower_is_not_said_to_be_faster(count, size):
+    left = {f"d{i}" for i in range(count, 12)}
+    for seed in range(5):
+        said = watch_fleet(seed, 0.015, 8, 60, range(count), at=20, size=size)
+        assert ("fleet", "up") in {(s.scope, s.direction) for s in said}
+        assert not left & {s.subject for s in said}
+
+
+def test_who_became_faster_while_the_others_became_slower_is_told_with_its_own_part():
+    residuals = own(
+        {"a": -0.1, "b": 0.3, "c": 0.1, "d": 0.0}, {"a": -0.4, "b": 0.0, "c": -0.2}, 0.05
+    )
+    assert residuals == {"a": -0.1, "b": 0.0, "c": 0.0}
+    # What peers do besides is no more than noise: against them is what counts.
+    assert own({"a": 0.01}, {"a": -0.02}, 0.05) == {"a": -0.02}
 
 
 def test_what_happens_to_a_large_cluster_is_one_alert_of_the_cluster():

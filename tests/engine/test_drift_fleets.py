@@ -414,7 +414,7 @@ def test_baselines_that_an_earlier_version_learned_hold():
 
 def test_a_monitor_of_versions_crowds_and_migrations_goes_on_from_its_state():
     logs, versions = rollout(0.15)
-    logs[50:, :14] += 0.4
+    logs[50:, ::3] += 0.4
     labels = {f"d{i}": i // 20 for i in range(40)}
 
     def clusters(number):
