@@ -153,21 +153,26 @@ def _build_parameter(parameter: Parameter) -> click.Parameter:
         if parameter.kind == "choice"
         else _TYPES.get(parameter.kind)
     )
+    default = False if parameter.kind == "flag" else parameter.default
+    if parameter.positional and parameter.multiple:
+        default = None
+    # A default that is given, None included, counts as a value for what is required.
+    more: dict[str, Any] = {} if parameter.required else {"default": default}
     if parameter.positional:
         return click.Argument(
             [parameter.name],
             type=kind,
             required=parameter.required,
             nargs=-1 if parameter.multiple else 1,
-            default=None if parameter.multiple else parameter.default,
+            **more,
         )
     return click.Option(
         [f"--{parameter.name}", parameter.argument],
         type=kind,
         is_flag=parameter.kind == "flag",
         required=parameter.required,
-        default=False if parameter.kind == "flag" else parameter.default,
         help=parameter.help,
+        **more,
     )
 
 

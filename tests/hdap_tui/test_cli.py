@@ -9,7 +9,7 @@ import click.testing
 import pytest
 
 from hdap_tui.cli.app import build
-from hdap_tui.commands import BY_NAME, COMMANDS, Command
+from hdap_tui.commands import BY_NAME, COMMANDS, Command, Parameter
 from hdap_tui.errors import ExitCode
 from hdap_tui.lab.faults import KINDS
 
@@ -52,6 +52,26 @@ def test_every_command_has_a_verb_with_json_a_key_and_something_to_run(command: 
     assert command.key
     assert command.help.endswith(".")
     assert callable(command.load())
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [(c, p) for c in COMMANDS for p in c.parameters if p.required],
+    ids=lambda one: one.name,
+)
+def test_what_a_command_needs_is_asked_for_where_it_is_missing(
+    command: Command, missing: Parameter
+) -> None:
+    words = []
+    for one in command.parameters:
+        if one.required and one is not missing:
+            value = one.choices[0] if one.choices else "1"
+            words += [value] if one.positional else [f"--{one.name}", value]
+    with pytest.raises(click.MissingParameter) as caught:
+        verb(command).make_context(command.name, words)
+    assert caught.value.param is not None
+    if not missing.positional:
+        assert caught.value.param.name == missing.argument
 
 
 def test_no_two_commands_share_a_key_or_a_name() -> None:
