@@ -78,7 +78,7 @@ class Desk:
             app.say(f"{command.name} is refused: the fleet is read-only (fleet.toml).", "warning")
             return
         if not app.travel.is_live and _acts_on_selection(command):
-            app.say(f"{command.name} is for what is live: press l to come back.", "warning")
+            app.say(f"{command.name} is for what is live: press backspace to come back.", "warning")
             return
         chosen = app.selection()
         try:

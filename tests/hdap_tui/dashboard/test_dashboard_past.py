@@ -198,7 +198,7 @@ async def test_what_acts_on_devices_is_refused_in_the_past(open_app: Open, key: 
     async with open_app(size=(160, 48)) as hands:
         await gone_back(hands, BACK)
         await hands.press(key)
-        await hands.sees("is for what is live: press l to come back.")
+        await hands.sees("is for what is live: press backspace to come back.")
         assert hands.source.ran == []
 
 
