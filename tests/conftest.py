@@ -38,10 +38,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     They run side by side, and a device that has to wait for its turn seems slow or silent.
     """
     wanted = _DEVICES & set(getattr(item, "fixturenames", ())) and _limit(item) < _A_JOB_S
+    _go_first(bool(wanted))
+    return (yield)
+
+
+def _go_first(wanted: bool) -> bool:
+    """Run before ordinary processes from now on, or no longer; says how it was before."""
     with contextlib.suppress(OSError, AttributeError):
+        before = os.sched_getscheduler(0) == os.SCHED_RR
         policy = os.SCHED_RR if wanted else os.SCHED_OTHER
         os.sched_setscheduler(0, policy, os.sched_param(1 if wanted else 0))
-    return (yield)
+        return before
+    return False
 
 
 def _limit(item: pytest.Item) -> float:
@@ -86,7 +94,11 @@ def make_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeLab]:
     def start(devices: int = 3, state: Path | None = None, **options: Any) -> control.LabInfo:
         folder = state or tmp_path_factory.mktemp("fleet")
         states.append(folder)
-        return control.up(folder, devices, **{"detach": False} | options)
+        before = _go_first(True)  # devices do, whatever else the test does
+        try:
+            return control.up(folder, devices, **{"detach": False} | options)
+        finally:
+            _go_first(before)
 
     yield start
     for folder in states:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from operating import JOBS, Site, few_digits, hdap
+from operating import JOBS, Site, errors, few_digits, hdap
 
 from hdap_tui.config import load
 from hdap_tui.errors import ExitCode, SettingsError
@@ -132,7 +132,8 @@ def site(make_lab: Callable[..., LabInfo], tmp_path_factory: pytest.TempPathFact
     file = tmp_path_factory.mktemp("site") / "fleet.toml"
     file.write_text(fleet_toml(lab, SETTINGS))
     few_digits(file.parent)
-    assert hdap(file, "sweep").status == ExitCode.DONE
+    swept = hdap(file, "sweep")
+    assert swept.status == ExitCode.DONE, errors(swept)
     return Site(lab, file)
 
 
