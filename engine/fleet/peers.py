@@ -55,13 +55,18 @@ def fleet_round(
     return dict(zip(names, residuals.tolist(), strict=True)), float(np.median(values))
 
 
-def own(
+def own_change(
     ratios: Mapping[str, float], residuals: Mapping[str, float], practical: float
 ) -> dict[str, float]:
     """Return the residuals without what is the peers' change and not the device's.
 
-    Where peers have moved by a practical size (in logarithms) and a device has not, or less, it
-    stands out against them and has done nothing: it is not said to have moved the other way.
+    Where peers have moved and a device has not, or less, it stands out against them and has done
+    nothing: it is not said to have moved the other way.
+
+    Args:
+        ratios: by device, log of latency over baseline.
+        residuals: of these devices, as `fleet_round` parts them.
+        practical: log ratio from which peers count as having moved.
     """
     found = dict(residuals)
     for name, residual in residuals.items():

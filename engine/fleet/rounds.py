@@ -20,7 +20,7 @@ from engine.fleet.limits import DriftSettings, median_error
 from engine.fleet.migration import Homes, tell
 from engine.fleet.monitor import Change, Cleared, Monitor
 from engine.fleet.older import of_version_1
-from engine.fleet.peers import LEAST_PEERS, PEERS, fleet_round, own, peers, polish
+from engine.fleet.peers import LEAST_PEERS, PEERS, fleet_round, own_change, peers, polish
 from engine.fleet.pooled import Noise
 from engine.fleet.signals import (
     Chart,
@@ -294,7 +294,7 @@ class FleetMonitor:
         }
         drifting = {name for name in ratios if self._devices[name].monitor.active}
         residuals, common = fleet_round(ratios, clusters, drifting, self._cohorts.versions)
-        residuals = own(ratios, residuals, math.log1p(self.settings.effect_percent / 100))
+        residuals = own_change(ratios, residuals, math.log1p(self.settings.effect_percent / 100))
         said += self._fleet_chart(ratios, common)
         said += self._cohort_charts(logs, ratios, common)
         said += self._cluster_charts(ratios, common, clusters)

@@ -11,6 +11,7 @@ What it writes goes to memory and is gone with it; nothing of it outlives the pr
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -155,6 +156,7 @@ def machines(
             machine.stop()
 
 
+@functools.cache
 def comes_first() -> bool:
     """Return whether a process of ours may run before every ordinary one (SCHED_FIFO)."""
     if not hasattr(os, "sched_setscheduler") or not shutil.which("chrt"):

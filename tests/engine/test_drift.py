@@ -18,7 +18,7 @@ from engine.fleet.drift import (
     detect,
     fleet_round,
 )
-from engine.fleet.peers import own
+from engine.fleet.peers import own_change
 
 TCPD = Path(__file__).resolve().parents[3] / "shared" / "data" / "tcpd"
 SHORT = DriftSettings(baseline=8)
@@ -279,12 +279,12 @@ def test_who_stays_where_it_was_while_most_become_slower_is_not_said_to_be_faste
 
 
 def test_who_became_faster_while_the_others_became_slower_is_told_with_its_own_part():
-    residuals = own(
+    residuals = own_change(
         {"a": -0.1, "b": 0.3, "c": 0.1, "d": 0.0}, {"a": -0.4, "b": 0.0, "c": -0.2}, 0.05
     )
     assert residuals == {"a": -0.1, "b": 0.0, "c": 0.0}
     # What peers do besides is no more than noise: against them is what counts.
-    assert own({"a": 0.01}, {"a": -0.02}, 0.05) == {"a": -0.02}
+    assert own_change({"a": 0.01}, {"a": -0.02}, 0.05) == {"a": -0.02}
 
 
 def test_what_happens_to_a_large_cluster_is_one_alert_of_the_cluster():

@@ -110,10 +110,10 @@ probe = true
 
 JOBS = """
 [benchmark]
-runs = 3
-warmup_runs = 1
+runs = 10
+warmup_runs = 2
 warmup_s = 0.0
-block_s = 0.01
+block_s = 0.03
 blocks_min = 1
 blocks_max = 1
 time_limit_s = 60
