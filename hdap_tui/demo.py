@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.events import AnyEvent, Reporter
+from engine.latency import FleetComparison, compare_fleet
 from hdap_tui.actions.compress import compress
+from hdap_tui.actions.deploying import meant_for
 from hdap_tui.actions.jobs import pass_on
 from hdap_tui.context import Context
 from hdap_tui.deploy import Report, Rollout, plan
@@ -25,6 +27,7 @@ from hdap_tui.jobs.folder import JobFolder
 from hdap_tui.lab import control
 from hdap_tui.lab.control import LabInfo
 from hdap_tui.lab.profiles import Plan
+from hdap_tui.measuring import Measuring
 from hdap_tui.progress import WHOLE
 from hdap_tui.store import clusters
 from hdap_tui.store import models as table
@@ -51,14 +54,17 @@ class Findings:
     alert: AlertRow | None = None
     rounds_to_alert: int = 0
     job: JobRow | None = None
-    report: Report | None = None
+    reports: list[Report] = field(default_factory=list)
+    """One for each model that was made."""
+    result: FleetComparison | None = None
+    """Old against new over all devices that measured both."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def faster(self) -> bool:
-        """Whether the deployed model was measured faster."""
-        result = self.report.result if self.report else None
-        return bool(result and result.verdict == "faster" and self.report.row.switched)  # type: ignore[union-attr]
+        """Whether the new models were measured faster, and stayed."""
+        faster = self.result is not None and self.result.verdict == "faster"
+        return faster and all(report.row.switched for report in self.reports)
 
 
 def fresh_state(context: Context) -> Path:
@@ -129,9 +135,7 @@ class _Demo:
             self._lap("canary rounds and alert")
             self.found.job = self._compress()
             self._lap("compression job")
-            row = table.find(self.context.store, str(self.found.job.result["model"]))
-            names = [device.name for device in self.context.settings.devices]
-            self.found.report = Rollout(measuring, plan(measuring, row, names)).run()
+            self._deploy(measuring, self.found.job)
             self._lap("deployment and proof")
         self.reporter.finished(WHOLE)
         return self.found
@@ -192,6 +196,17 @@ class _Demo:
         if row.state != "finished":
             raise UserError(f"{row.id} is {row.state}: {row.error} (log: {row.folder}/log.txt)")
         return row
+
+    def _deploy(self, measuring: Measuring, job: JobRow) -> None:
+        """Put each model on the devices that it was made for, and prove it there."""
+        names = [device.name for device in self.context.settings.devices]
+        for made in job.result["models"]:
+            row = table.find(self.context.store, str(made["model"]))
+            todo = plan(measuring, row, meant_for(self.context, row, names))
+            self.found.reports.append(Rollout(measuring, todo).run())
+        pairs = [pair for report in self.found.reports for pair in report.latencies.values()]
+        margin = self.context.settings.deploy.margin_percent / 100
+        self.found.result = compare_fleet(pairs, margin) if pairs else None
 
     def _lap(self, name: str) -> None:
         now = time.monotonic()

@@ -22,8 +22,7 @@ def demo(context: Context, devices: int = 12) -> Outcome:
 
 
 def _document(found: Findings) -> dict[str, Any]:
-    alert, job, report = found.alert, found.job, found.report
-    result = report.result if report else None
+    alert, job, result = found.alert, found.job, found.result
     metrics = dict(job.result["metrics"]) if job else {}
     return {
         "emulated": True,
@@ -42,6 +41,7 @@ def _document(found: Findings) -> dict[str, Any]:
         },
         "model": job.result["model"] if job else None,
         "metrics": metrics,
+        "models": [made["model"] for made in job.result["models"]] if job else [],
         "speedup": result.speedup if result else None,
         "low": result.low if result else None,
         "high": result.high if result else None,
@@ -49,7 +49,7 @@ def _document(found: Findings) -> dict[str, Any]:
         "mean_before_ms": result.mean_before_ms if result else None,
         "mean_after_ms": result.mean_after_ms if result else None,
         "faster_on": result.faster if result else 0,
-        "switched": report.row.switched if report else 0,
+        "switched": sum(report.row.switched for report in found.reports),
         "seconds": {name: round(value, 1) for name, value in found.seconds.items()},
         "seconds_in_all": round(sum(found.seconds.values()), 1),
     }
@@ -93,11 +93,14 @@ def _drift(found: Findings) -> list[str]:
 def _model(found: Findings) -> list[str]:
     if found.job is None:
         return []
-    result = found.job.result
-    metrics = result["metrics"]
+    return [line for made in found.job.result["models"] for line in _made(made)]
+
+
+def _made(made: dict[str, Any]) -> list[str]:
+    metrics = made["metrics"]
     before, after = metrics["parameters_before"], metrics["parameters_after"]
     lines = [
-        f"The new model: {result['model']} ({metrics['precision']})",
+        f"The new model: {made['model']} ({metrics['precision']})",
         f"  parameters {before} -> {after}, MACs {metrics['macs_before']:.3g} -> "
         f"{metrics['macs_after']:.3g}",
         f"  test accuracy {metrics['test_accuracy_before']:.2%} -> {metrics['test_accuracy']:.2%}",
@@ -109,18 +112,19 @@ def _model(found: Findings) -> list[str]:
 
 
 def _proof(found: Findings) -> list[str]:
-    report = found.report
-    if report is None or report.result is None:
+    result = found.result
+    if result is None:
         return ["Not deployed.", ""]
-    lines = [f"Old against new, side by side on every device (measured): {report.row.state}"]
-    for name, one in report.comparisons.items():
-        old, new = report.latencies[name]
-        lines.append(
-            f"  {name:<10} {old.median_ms:8.3f} ms -> {new.median_ms:7.3f} ms   "
-            f"{one.speedup:5.2f}x ({one.low:.2f} to {one.high:.2f})  {one.verdict}"
-        )
-    lines += [f"  {error}" for error in report.errors.values()]
-    result = report.result
+    states = ", ".join(report.row.state for report in found.reports)
+    lines = [f"Old against new, side by side on every device (measured): {states}"]
+    for report in found.reports:
+        for name, one in report.comparisons.items():
+            old, new = report.latencies[name]
+            lines.append(
+                f"  {name:<10} {old.median_ms:8.3f} ms -> {new.median_ms:7.3f} ms   "
+                f"{one.speedup:5.2f}x ({one.low:.2f} to {one.high:.2f})  {one.verdict}"
+            )
+        lines += [f"  {error}" for error in report.errors.values()]
     return [
         *lines,
         f"  fleet mean {result.speedup:.2f}x, 95 % interval {result.low:.2f} to "

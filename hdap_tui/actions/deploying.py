@@ -48,7 +48,7 @@ def deploy(
     with Measuring(context) as measuring:
         row = _named(context, model) if model else _latest(context)
         if select is None:
-            chosen = _meant_for(context, row, chosen)
+            chosen = meant_for(context, row, chosen)
         if all(measuring.deployed(name).digest == row.digest for name in chosen):
             return _nothing_to_do(row, chosen)
         todo = plan(measuring, row, chosen, options)
@@ -153,7 +153,7 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
     )
 
 
-def _meant_for(context: Context, row: ModelRow, names: list[str]) -> list[str]:
+def meant_for(context: Context, row: ModelRow, names: list[str]) -> list[str]:
     """Return the devices of the cluster that a model was made for; all, where it is for all."""
     own = row.metrics.get("for_devices")
     if not isinstance(own, list):
