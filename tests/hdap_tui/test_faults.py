@@ -85,7 +85,7 @@ def test_a_fault_is_shown_as_what_it_is_and_costs_only_its_device(
     ended, shown, _ = ill
     device = sick.devices[number(fault)].name
     _, _, state, error = FAULTS[fault]
-    assert errors(ended)[device] == error, ended.data["measurements"][number(fault)]
+    assert errors(ended)[device] == error, shown[device]["detail"]
     assert (shown[device]["state"], shown[device]["error"]) == (state, error)
     assert bool(shown[device]["detail"]) == bool(error)
     assert device in shown[device]["detail"] or not error
