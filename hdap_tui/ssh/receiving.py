@@ -93,6 +93,8 @@ _PREFIX = f"""{_TOOLS}
 cd {ROOT}/parts && head -c "$2" "$1" | digest
 """
 
+# One whose connection was cut may still be at the same files: what it moves meanwhile is lost to
+# this one, and is found there at the next claim.
 _SETTLE = f"""{_TOOLS}
 cd {ROOT} || exit 1
 mine=$1
@@ -100,15 +102,19 @@ shift
 while [ $# -ge 3 ]; do
   part=parts/$3 owner=parts/$3.owner who=
   {{ read -r who pid <"$owner"; }} 2>/dev/null
+  {{ found=$(digest <"$part"); }} 2>/dev/null
   if [ "$who" != "$mine" ] || [ ! -f "$part" ]; then echo "$3 lost"
-  elif [ "$(digest <"$part")" != "$2" ]; then rm -f "$part" "$owner"; echo "$3 damaged"
+  elif [ "$found" != "$2" ]; then rm -f "$part" "$owner"; echo "$3 damaged"
   else
     sync "$part" 2>/dev/null || sync
-    mv -f "$part" "$1" || exit 1
-    sync "${{1%/*}}" 2>/dev/null
-    note "$1" "$3"
-    rm -f "$owner"
-    echo "$3 settled"
+    if why=$(mv -f "$part" "$1" 2>&1); then
+      sync "${{1%/*}}" 2>/dev/null
+      note "$1" "$3"
+      rm -f "$owner"
+      echo "$3 settled"
+    elif [ -f "$part" ]; then echo "$why" >&2; exit 1
+    else echo "$3 lost"
+    fi
   fi
   shift 3
 done

@@ -308,3 +308,40 @@ def test_the_scripts_run_in_any_posix_shell(shell: str, tmp_path: Path) -> None:
     assert run(remote._FETCH, "j1", "8", "100") == "ended 7\n"
     run(remote._CLEAN, "j1")
     assert run(remote._FETCH, "j1", "1", "100") == "gone 0\n"
+
+
+@pytest.mark.parametrize("moment", ["sha256sum", "sync", "mv"])
+def test_a_file_that_a_cut_connection_still_moves_is_found_there(
+    moment: str, tmp_path: Path
+) -> None:
+    """The command of a connection that was cut goes on beside that of the next connection."""
+    from hdap_tui.ssh import receiving
+
+    digest = "9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"
+    words = ("models/m.onnx", digest, "part-1")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    other = tools / moment
+    other.write_text(
+        "#!/bin/sh\nPATH=${PATH#*:}\n[ -e parts/part-1 ] && mv -f parts/part-1 models/m.onnx\n"
+        f'exec {moment} "$@"\n'
+    )
+    openssl = tools / "openssl"
+    openssl.write_text("#!/bin/sh\nexit 1\n")
+    for tool in (other, openssl):
+        tool.chmod(0o755)
+
+    def run(script: str, *arguments: str, path: str = "") -> str:
+        done = subprocess.run(
+            ["sh", "-c", script, "hdap", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, timeout=20,
+            env={**os.environ, "HOME": str(tmp_path), "PATH": path + os.environ["PATH"]},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(receiving._CLAIM, "me", "", *words)
+    (tmp_path / ".hdap" / "parts" / "part-1").write_bytes(b"model")
+    assert run(receiving._SETTLE, "me", *words, path=f"{tools}:") == "part-1 lost\n"
+    assert run(receiving._CLAIM, "me", "", *words).endswith("part-1 there 0 -\n")
+    assert (tmp_path / ".hdap" / "models" / "m.onnx").read_bytes() == b"model"
