@@ -191,7 +191,7 @@ class Device:
             return  # the fault was cleared, or set anew, in between
         self._doomed.discard(connection)
         # Only one that is still there counts.
-        if connection in self.connections and self.strike("drop"):
+        if connection in self.connections and _is_there(connection) and self.strike("drop"):
             _cut(connection)
 
     def _cut_all(self) -> None:
@@ -268,6 +268,18 @@ class _Login(asyncssh.SSHServer):  # type: ignore[misc]
 
 async def _serve(device: Device, session: Any) -> None:
     await shell.serve(session, device)
+
+
+def _is_there(connection: Any) -> bool:
+    """Say whether the client is still there: that it has gone may not have been noticed yet."""
+    raw = connection.get_extra_info("socket")
+    try:
+        with socket.socket(fileno=os.dup(raw.fileno())) as same:
+            return same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except (OSError, AttributeError):
+        return False
 
 
 def _cut(connection: Any) -> None:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import paramiko
@@ -356,6 +357,22 @@ def test_drop_cuts_the_connection_in_mid_command_as_often_as_asked(
         assert channel.recv_exit_status() == -1
     assert ask(lab, FIRST, "sleep 0.4; echo whole") == "whole"
     assert control.status(lab.state).device(FIRST).fault == "none"  # type: ignore[union-attr]
+
+
+def test_drop_is_not_spent_on_a_client_that_has_gone() -> None:
+    """Not even where the lab had no time yet to notice that."""
+    from hdap_tui.lab import device
+
+    ours, theirs = socket.socketpair()
+    connection = SimpleNamespace(get_extra_info=lambda name: {"socket": ours}[name])
+    assert device._is_there(connection)
+    theirs.send(b"x")
+    assert device._is_there(connection)
+    assert ours.recv(1) == b"x"
+    theirs.close()
+    assert not device._is_there(connection)
+    ours.close()
+    assert not device._is_there(connection)
 
 
 def test_drop_cuts_a_connection_that_was_already_open(lab: control.LabInfo, fault: Any) -> None:
