@@ -37,6 +37,8 @@ from typing import Any, Sequence  # noqa: UP035 (Python 3.8)
 
 # It would keep a database in ~/.cache and report to its maker, 50 ms at every start.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# What numpy does here is little, and starting its threads takes longer than that.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 VERSION = 1
 SAMPLES = 500  # samples a model and block that a result line holds at most
