@@ -55,25 +55,27 @@ def compress(
         "objective": objective,
         "per_cluster": per_cluster,
     }
-    parent = in_use(context)
-    builtin = settings.model(parent.name).builtin
     asked = _asked(settings, changes, epochs)
     used = str(weights.absolute()) if weights else str(settings.weights_of(asked.network))
-    request: dict[str, Any] = {
-        "config": str(settings.path),
-        "compression": msgspec.to_builtins(asked.with_threads()),
-        "data": images(settings, data),
-        "weights": used,
-        # The model in use is the parent only where the job starts from its very weights.
-        "parent": parent.digest if used == f"builtin:{builtin}" else "",
-        "clusters": fleet.clusters(settings, context.store, parent.digest),
-        **({} if recipe is None else {"recipe": _recipe(settings, recipe)}),
-        **({} if decision is None else {"decision": decision}),
-    }
-    check_data(str(request["data"]))
+    named = images(settings, data)
+    check_data(named)
     _check_network(asked.network, used)
     if used and not used.startswith(BUILTIN) and not Path(used).is_file():
         raise SettingsError(f"--weights: there is no file {used}.")
+    found = fleet.latest(settings, context.store)
+    parent = in_use(context)  # may have to be written, which takes ten seconds
+    builtin = settings.model(parent.name).builtin
+    request: dict[str, Any] = {
+        "config": str(settings.path),
+        "compression": msgspec.to_builtins(asked.with_threads()),
+        "data": named,
+        "weights": used,
+        # The model in use is the parent only where the job starts from its very weights.
+        "parent": parent.digest if used == f"builtin:{builtin}" else "",
+        "clusters": fleet.clusters(found, context.store, parent.digest),
+        **({} if recipe is None else {"recipe": _recipe(settings, recipe)}),
+        **({} if decision is None else {"decision": decision}),
+    }
     return started(context, control.start(jobs_dir(context), "compress", request), detach)
 
 

@@ -29,6 +29,8 @@ def quantize(
     detach: bool = False,
 ) -> Outcome:
     """Start a job that makes an int8 version of a model for the clusters that run it faster."""
+    named = images(context.settings, data)
+    check_data(named)
     used = in_use(context)
     known = {used.name: used}
     row = used if model is None else model_named(context, known, model)
@@ -47,14 +49,13 @@ def quantize(
     request: dict[str, Any] = {
         "config": str(settings.path),
         "compression": msgspec.to_builtins(asked.with_threads()),
-        "data": images(settings, data),
+        "data": named,
         "model": row.path,
         "name": row.name,
         "parent": row.digest,
-        "clusters": fleet.clusters(settings, store, used.digest),
+        "clusters": fleet.clusters(fleet.latest(settings, store), store, used.digest),
         "recipe": {"name": "", "steps": [step]},
     }
-    check_data(str(request["data"]))
     outcome = started(context, control.start(jobs_dir(context), "quantize", request), detach)
     if not explain or detach or outcome.exit_code != ExitCode.DONE:
         return outcome

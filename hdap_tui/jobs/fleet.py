@@ -22,13 +22,8 @@ _LEVELS = 32
 """Devices of a cluster whose levels are told one by one."""
 
 
-def clusters(settings: Settings, store: Store, digest: str) -> list[dict[str, Any]]:
-    """Return the latest clusters for a job's request.
-
-    Args:
-        settings: name the devices that there are by now.
-        store: holds the latest clustering.
-        digest: the model in use, whose latencies tell how far devices lie from representatives.
+def latest(settings: Settings, store: Store) -> ClusterMap:
+    """Return the latest clustering of the devices that the settings name by now.
 
     Raises:
         UserError: the fleet has not been clustered yet.
@@ -37,6 +32,17 @@ def clusters(settings: Settings, store: Store, digest: str) -> list[dict[str, An
     found = _present(maps.latest(store), {device.name for device in settings.devices})
     if not found.clusters and not found.devices:
         raise UserError('The fleet has not been clustered yet: run "hdap sweep" first.')
+    return found
+
+
+def clusters(found: ClusterMap, store: Store, digest: str) -> list[dict[str, Any]]:
+    """Return the clusters for a job's request.
+
+    Args:
+        found: see `latest`.
+        store: holds what was measured, and the facts.
+        digest: the model in use, whose latencies tell how far devices lie from representatives.
+    """
     return _aligned(groups(found, _latencies(store, digest)), store)
 
 
