@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from hdap_tui.names import with_letters
-from hdap_tui.store.records import AlertRow
+from hdap_tui.store.records import NO_DATA, AlertRow
 from hdap_tui.text import clean
 
 _NAMED = 3
@@ -17,6 +17,7 @@ _ALERT_NAMES = {
     "ramp": "HdapLatencyShift",
     "spread": "HdapLatencySpread",
     "migration": "HdapClusterMove",
+    NO_DATA: "HdapNoData",
 }
 
 
@@ -24,6 +25,11 @@ def alert_sentence(alert: AlertRow) -> str:
     """Return what an alert says."""
     way = {"up": "slower", "down": "faster"}.get(alert.direction, alert.direction)
     subject = _subject(alert)
+    if alert.kind == NO_DATA:
+        many = alert.scope == "fleet"
+        who = f"{alert.devices} devices" if many else subject
+        over = alert.state == "resolved"
+        return f"{who} did not answer" if over else f"{who} {'do' if many else 'does'} not answer"
     if alert.kind == "spread":
         return f"{subject} has become uneven"
     if alert.kind == "migration":
@@ -55,6 +61,16 @@ def severity(alert: AlertRow) -> Literal["warning", "info"]:
     return "info" if faster else "warning"
 
 
+def figures(alert: AlertRow) -> str:
+    """Return what was measured, in short."""
+    if alert.kind == NO_DATA:
+        return f"no answer since {alert.onset_at}"
+    return (
+        f"{alert.baseline_ms:.3f} ms -> {alert.now_ms:.3f} ms ({alert.size_percent:+.1f} %) "
+        f"with {clean(alert.model, 80)}, since {alert.onset_at}"
+    )
+
+
 def is_quiet_now(alert: AlertRow, now: datetime) -> bool:
     """Say whether a silence keeps an alert quiet at this time."""
     return bool(alert.silenced_until) and datetime.fromisoformat(alert.silenced_until) > now
@@ -71,9 +87,9 @@ def document(row: AlertRow) -> dict[str, Any]:
         "subject": row.subject,
         "kind": row.kind,
         "direction": row.direction,
-        "size_percent": row.size_percent,
-        "baseline_ms": row.baseline_ms,
-        "now_ms": row.now_ms,
+        "size_percent": _known(row.size_percent),
+        "baseline_ms": _known(row.baseline_ms),
+        "now_ms": _known(row.now_ms),
         "model": row.model,
         "devices": row.devices,
         "onset_at": row.onset_at,
@@ -109,8 +125,7 @@ def postable(alert: AlertRow, fleet: str, ends_at: str) -> dict[str, Any]:
     }
     annotations = {
         "summary": alert_sentence(alert) + stands_for(alert),
-        "description": f"{alert.baseline_ms:.3f} ms -> {alert.now_ms:.3f} ms "
-        f"({alert.size_percent:+.1f} %) with {clean(alert.model, 80)}, since {alert.onset_at}",
+        "description": figures(alert),
         "alert": str(alert.id),
         "state": alert.state,
     }
@@ -136,6 +151,10 @@ def rfc3339(at: str) -> str:
 
 def _subject(alert: AlertRow) -> str:
     return with_letters(clean(alert.subject, 60))
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def stands_for(alert: AlertRow) -> str:

@@ -19,7 +19,7 @@ from hdap_tui.fact_names import BY_NAME, shown
 from hdap_tui.store import alerts, decisions, deployments, devices, facts, measurements, silences
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store
-from hdap_tui.store.records import AlertRow
+from hdap_tui.store.records import NO_DATA, AlertRow
 from hdap_tui.store.values import moment
 from hdap_tui.subjects import COHORT, members
 from hdap_tui.text import clean
@@ -46,17 +46,26 @@ def explain(settings: Settings, store: Store, alert: AlertRow) -> list[Line]:
     with store.read():
         return [
             ("what", f"{alert_sentence(alert)}{stands_for(alert)}."),
-            ("measured", _measured(settings, alert)),
-            ("baseline", _baseline(alert)),
-            ("compared", _compared(alert)),
-            ("began", _began(alert)),
-            ("found by", _rule(settings, alert)),
-            ("size", _size(alert)),
-            ("how sure", _sureness(settings, alert)),
+            *(_of_silence(alert) if alert.kind == NO_DATA else _of_latency(settings, alert)),
             *_standing(store, alert),
             *_follows(store, alert),
             *(("meanwhile", text) for text in _meanwhile(settings, store, alert)),
         ]
+
+
+def _of_latency(settings: Settings, alert: AlertRow) -> Iterator[Line]:
+    yield "measured", _measured(settings, alert)
+    yield "baseline", _baseline(alert)
+    yield "compared", _compared(alert)
+    yield "began", _began(alert)
+    yield "found by", _rule(settings, alert)
+    yield "size", _size(alert)
+    yield "how sure", _sureness(settings, alert)
+
+
+def _of_silence(alert: AlertRow) -> Iterator[Line]:
+    yield "began", _began(alert)
+    yield "found by", f"no answer in {devices.NO_DATA_ROUNDS} canary rounds in a row, or more"
 
 
 def _measured(settings: Settings, alert: AlertRow) -> str:
@@ -167,7 +176,9 @@ def _standing(store: Store, alert: AlertRow) -> Iterator[Line]:
         yield "stands", "back within the limit that clears it, but not for long enough yet"
     if alert.scope == "device":
         row = next((r for r in devices.rows(store) if r.name == alert.subject), None)
-        if row is not None and row.watched == "no data":
+        if row is not None and alert.kind == NO_DATA and row.error:
+            yield "last tried", clean(f"{row.error}: {row.detail}", 300)
+        elif row is not None and row.watched == "no data":
             yield "stands", f"no data for {devices.NO_DATA_ROUNDS} rounds or more: nobody knows"
 
 

@@ -22,7 +22,7 @@ from hdap_tui.jobs import control
 from hdap_tui.jobs.folder import JobFolder
 from hdap_tui.store import alerts, decisions, devices, measurements
 from hdap_tui.store.database import Store
-from hdap_tui.store.records import AlertRow, Decision
+from hdap_tui.store.records import NO_DATA, AlertRow, Decision
 
 OBJECTIVE = "objective"
 """What a decision is about that follows from a latency, not from an alert."""
@@ -149,7 +149,8 @@ def undo(context: Context, number: int | None, who: str) -> Decision:
 
 
 def _is_wide(alert: AlertRow) -> bool:
-    return alert.scope != "device" and alert.state != "pending" and alert.kind != "spread"
+    level = alert.kind not in ("spread", NO_DATA)
+    return alert.scope != "device" and alert.state != "pending" and level
 
 
 def _of_alert(settings: Settings, store: Store, alert: AlertRow) -> Finding:

@@ -14,7 +14,7 @@ from hdap_tui.errors import RefusedError
 from hdap_tui.explaining import explain as explained
 from hdap_tui.names import own_name, with_letters
 from hdap_tui.store import alerts, devices
-from hdap_tui.store.records import AlertRow
+from hdap_tui.store.records import NO_DATA, AlertRow
 
 _RESOLVED_FOR = timedelta(days=1)
 """How long Alertmanager is told of an alert that has resolved."""
@@ -38,7 +38,7 @@ def list_alerts(context: Context, all: bool = False, at: str | None = None) -> O
                 str(r.id),
                 _state(r, now),
                 _about(r),
-                r.kind if r.kind == "migration" else f"{r.kind} {r.direction}",
+                r.kind if r.kind in ("migration", NO_DATA) else f"{r.kind} {r.direction}",
                 _known(r.size_percent, "{:+.1f} %"),
                 _known(r.baseline_ms, "{:.3f} ms"),
                 _known(r.now_ms, "{:.3f} ms"),
@@ -82,7 +82,7 @@ def show(context: Context, alert: int) -> Outcome:
         table=Table(
             ("when", "what", "who", ""),
             tuple((e.at[:19], e.what, e.who or "hdap", e.text) for e in events),
-            title=f"{_about(row)}: {row.kind} {row.size_percent:+.1f} %, "
+            title=f"{_about(row)}: {row.kind} {_known(row.size_percent, '{:+.1f} %')}, "
             f"{_state(row, datetime.now(UTC))}",
         ),
         text=f"Stands for: {named}" if beneath else "",
@@ -110,6 +110,11 @@ def accept(context: Context, alert: int, reason: str | None = None, yes: bool = 
     row = alerts.row(context.store, alert)
     if row.state == "resolved":
         raise RefusedError(f"Alert {alert} has resolved already, at {row.resolved_at[:19]}.")
+    if row.kind == NO_DATA:
+        raise RefusedError(
+            f"Alert {alert} resolves when {_about(row)} answers; silence it until then, or take "
+            "what is gone for good out of the settings."
+        )
     about = f"{_about(row)}: {row.baseline_ms:.3f} ms becomes {row.now_ms:.3f} ms"
     if row.kind == "migration":
         about = f"{_about(row)}: at home in its cluster"

@@ -7,6 +7,7 @@ from typing import Any
 
 from hdap_tui.actions.bench import document, exit_code
 from hdap_tui.actions.clusters import clusters
+from hdap_tui.alert_words import alert_sentence
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import ExitCode, SettingsError
 from hdap_tui.progress import WHOLE
@@ -82,7 +83,6 @@ def watch(context: Context, rounds: int | None = None, until_alert: bool = False
     context.reporter.finished(WHOLE)
     return Outcome(
         data={"alerts": [{"alert": a.id, "subject": a.subject} for a in alerts]},
-        text="\n".join(f"alert {a.id}: {a.subject} {a.size_percent:+.1f} %" for a in alerts)
-        or "No new alert.",
+        text="\n".join(f"alert {a.id}: {alert_sentence(a)}" for a in alerts) or "No new alert.",
         exit_code=ExitCode.DONE,
     )

@@ -46,7 +46,7 @@ _FIELDS = (
     Field("subject", 'what an alert is about: a device, "cluster 2", fleet', home="alert"),
     Field("scope", "how wide an alert is", home="alert", values=("device", "cluster", "fleet")),
     Field("kind", "what an alert says", home="alert",
-          values=("step", "ramp", "spread", "migration")),
+          values=("step", "ramp", "spread", "migration", "no data")),
     Field("direction", "up: slower, down: faster", home="alert", values=("up", "down")),
 )  # fmt: skip
 _VERSIONS = frozenset({"kernel", "libc", "python", "onnxruntime", "numpy"})

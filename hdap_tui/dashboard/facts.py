@@ -24,6 +24,7 @@ from hdap_tui.dashboard.theme import Palette
 from hdap_tui.fact_names import BY_NAME, shown
 from hdap_tui.store.facts import Moment
 from hdap_tui.store.records import (
+    NO_DATA,
     AlertEvent,
     AlertRow,
     ClusterMap,
@@ -207,9 +208,10 @@ def alert_facts(
     if row.emulated:
         title.append("  ")
         title.append(" EMULATED ", palette["badge"])
-    latency = f"{ms(row.baseline_ms)} → {ms(row.now_ms)} ms"
+    latency = f"{ms(row.baseline_ms)} → {ms(row.now_ms)} ms ({change(row.size_percent, ' %')})"
+    of_model = f"{latency} with {clean(row.model, 60)}"
     facts: list[tuple[str, str | Text]] = [
-        ("latency", f"{latency} ({change(row.size_percent, ' %')}) with {clean(row.model, 60)}"),
+        ("latency", "not known" if row.kind == NO_DATA else of_model),
         ("began", f"{clock_time(row.onset_at, now)} UTC, noticed {clock_time(row.opened_at, now)}"),
     ]
     if row.inhibited:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from hdap_tui.store.database import Store, StoreError, UnknownError
-from hdap_tui.store.records import AlertEvent, AlertRow, AlertState, Scope
+from hdap_tui.store.records import NO_DATA, AlertEvent, AlertRow, AlertState, Scope
 from hdap_tui.store.values import now, placeholders
 from hdap_tui.text import clean
 
@@ -55,6 +55,10 @@ def fire(
     Returns:
         The alert, and whether it is new; one that was pending is new when it fires.
     """
+    # SQLite has no NaN; `_row` brings it back.
+    baseline_ms, now_ms, size_percent = (
+        0.0 if kind == NO_DATA else figure for figure in (baseline_ms, now_ms, size_percent)
+    )
     values: dict[str, Any] = {
         "kind": kind,
         "direction": direction,
@@ -397,6 +401,8 @@ def _note(
 def _row(values: tuple[Any, ...]) -> AlertRow:
     """Return an alert; one that has not changed is the same object as before."""
     named = dict(zip(_NAMES, values, strict=True))
+    if named["kind"] == NO_DATA:
+        named |= dict.fromkeys(("baseline_ms", "now_ms", "size_percent"), math.nan)
     return AlertRow(
         **{
             **named,

@@ -18,6 +18,8 @@ AlertState = Literal["pending", "firing", "acknowledged", "recovering", "resolve
 below the clearing limit, but not for long enough."""
 DecisionState = Literal["suggested", "starting", "started", "failed", "withdrawn", "undone"]
 Watched = Literal["", "learning", "ok", "no data"]
+NO_DATA = "no data"
+"""Kind of an alert that says that nothing answers: it has no latencies, NaN stands for them."""
 """How a device's latency is watched; empty: not yet."""
 JobState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
 Scope = Literal["device", "cluster", "fleet"]
@@ -121,10 +123,11 @@ class AlertRow:
     """The device's name, "cluster 2", or "fleet"."""
     state: AlertState
     kind: str
-    """One of step, ramp, spread."""
+    """One of step, ramp, spread, migration, no data."""
     direction: str
-    """Either up (slower) or down."""
+    """Either up (slower) or down; empty where nothing answers."""
     model: str
+    """Empty where nothing answers: that is no model's."""
     baseline_ms: float
     now_ms: float
     size_percent: float

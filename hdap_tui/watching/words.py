@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from hdap_tui.alert_words import alert_sentence
 from hdap_tui.progress import duration
 from hdap_tui.store.pauses import Pause
-from hdap_tui.store.records import AlertRow
+from hdap_tui.store.records import NO_DATA, AlertRow
 from hdap_tui.store.sweeps import SweepRow
 from hdap_tui.store.watchers import Rest, WatcherRow
 from hdap_tui.text import clean
@@ -41,6 +42,8 @@ def done(row: SweepRow, took_s: float, missed: int, failed: Mapping[str, str]) -
 def alert(row: AlertRow) -> str:
     """Return the line about an alert that opened."""
     subject = f"{row.subject} (emulated)" if row.emulated else row.subject
+    if row.kind == NO_DATA:
+        return f"alert {row.id}: {subject}: {alert_sentence(row)}"
     return f"alert {row.id}: {subject} {row.size_percent:+.1f} % ({row.kind}, {row.model})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 
 from engine.latency import Latency
 from hdap_tui import silencing
+from hdap_tui.actions.alerts import accept as accept_alert
+from hdap_tui.alert_words import alert_sentence, document, postable
 from hdap_tui.alerting import come_up, inhibit
 from hdap_tui.config import Settings, load
+from hdap_tui.context import Context
 from hdap_tui.drifting import accept, judge_round
-from hdap_tui.errors import SettingsError
+from hdap_tui.errors import RefusedError, SettingsError
 from hdap_tui.explaining import explain
+from hdap_tui.policy import _is_wide
 from hdap_tui.store import (
     alerts,
     devices,
@@ -360,3 +365,69 @@ def test_a_file_from_before_keeps_its_alerts_and_their_history(tmp_path: Path) -
     assert alerts.untold(store) == ()
     assert store.rows("PRAGMA foreign_key_check") == []
     store.close()
+
+
+# Devices that no longer answer
+
+
+def test_a_device_that_no_longer_answers_is_told_of_and_resolves_when_it_does(site: Site) -> None:
+    site.rounds(12)
+    assert site.rounds(2, silent=frozenset({4})) == []
+    (opened,) = site.rounds(3, silent=frozenset({4}))
+    assert (opened.subject, opened.kind, opened.state) == ("d4", "no data", "firing")
+    assert alert_sentence(opened) == "d4 does not answer"
+    assert opened.onset_at == measurements.round_start(site.store, DIGEST, 4)
+    shown = document(opened)
+    assert shown["baseline_ms"] is shown["now_ms"] is shown["size_percent"] is None
+    assert "no answer since" in postable(opened, "f", "2030-01-01")["annotations"]["description"]
+    said = explain(site.settings, site.store, opened)
+    assert ("what", "d4 does not answer.") in said
+    assert not any("nan" in text for _, text in said)
+    assert site.rounds(1) == []
+    over = site.row("d4")
+    assert (over.state, over.reason) == ("resolved", "it answers again")
+    assert alert_sentence(over) == "d4 did not answer"
+    assert site.told(over.id) == ["opened", "resolved"]
+
+
+def test_many_that_fall_silent_are_one_alert_of_the_fleet(site: Site) -> None:
+    site.rounds(12)
+    half = frozenset(range(10))
+    (opened,) = site.rounds(3, silent=half)
+    assert (opened.scope, opened.kind, opened.devices, opened.inhibited) == (
+        "fleet", "no data", 10, 10,
+    )  # fmt: skip
+    assert alert_sentence(opened) == "10 devices do not answer"
+    assert site.rounds(3, silent=half | {11}) == []
+    assert site.row("fleet").devices == 11
+    assert site.rounds(1, silent=frozenset({1, 2, 3})) == []
+    assert site.row("fleet").state == "firing", "one device more or less must not make it flap"
+    assert site.rounds(1, silent=frozenset({1})) == []
+    assert site.row("fleet").reason == "most of them answer again"
+    assert [a.subject for a in alerts.untold(site.store)] == ["d1"], "it is told by itself now"
+
+
+def test_a_silent_fleet_needs_no_smaller_network_and_silence_is_no_baseline(site: Site) -> None:
+    site.rounds(12)
+    (opened,) = site.rounds(3, silent=frozenset(range(DEVICES)))
+    assert opened.devices == DEVICES
+    assert not _is_wide(opened)
+    with (
+        contextlib.closing(Context(settings=site.settings)) as context,
+        pytest.raises(RefusedError, match="answers; silence it until then"),
+    ):
+        accept_alert(context, opened.id, yes=True)
+    quiet = silencing.begin(
+        site.settings, site.store, 'kind="no data"', timedelta(hours=1), "a move", "me"
+    )
+    assert len(quiet[1]) == DEVICES + 1
+
+
+def test_a_device_taken_out_of_the_settings_is_no_longer_missed(site: Site) -> None:
+    site.rounds(12)
+    site.rounds(3, silent=frozenset({4}))
+    file = site.settings.path
+    file.write_text(file.read_text().replace('name = "d4"', 'name = "e4"'))
+    site.settings = load(file).in_state(file.parent)
+    site.rounds(1, silent=frozenset({4}))
+    assert site.row("d4").reason == "the settings no longer name it"

@@ -26,7 +26,7 @@ from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
 from hdap_tui.names import with_letters
 from hdap_tui.silencing import selector_of
-from hdap_tui.store.records import AlertEvent, AlertRow, FleetSnapshot
+from hdap_tui.store.records import NO_DATA, AlertEvent, AlertRow, FleetSnapshot
 from hdap_tui.text import clean
 
 _ORDER = {"firing": 0, "acknowledged": 1, "recovering": 2, "pending": 3, "resolved": 4}
@@ -171,7 +171,8 @@ class AlertsScreen(TableView):
         row: AlertRow | None = self.main.current
         snapshot = self.snapshot
         if row is not None and snapshot is not None and row.subject == message.device:
-            plot = history_plot(message.points, snapshot, row.baseline_ms, self.clock())
+            baseline = None if row.kind == NO_DATA else row.baseline_ms
+            plot = history_plot(message.points, snapshot, baseline, self.clock())
             self._chart.show(plot)
 
     def _show_details(self) -> None:
@@ -252,6 +253,8 @@ def _size(row: AlertRow) -> Cell:
         return Cell("uneven", "warn")
     if row.kind == "migration":
         return Cell("moved", "warn")
+    if row.kind == NO_DATA:
+        return Cell("silent", "warn")
     slower = row.direction == "up"
     arrow = "▲" if slower else "▼"
     style = "muted" if row.state == "resolved" else "bad" if slower else "good"
