@@ -143,11 +143,13 @@ def _save(
     states = {_WHOLE: DriftState(state=monitor.to_state())}
     before = drift.load_missed(store, digest)
     learning = monitor.learning
-    for name, standing in monitor.standings().items():
-        baseline = None if learning else standing.baseline_ms
+    standings, asked = monitor.standings(), latencies or {}
+    for name in {**standings, **asked}:  # some have never answered
+        standing = standings.get(name)
+        baseline = None if learning or standing is None else standing.baseline_ms
         missed = before.get(name, 0)
-        if latencies is not None and name in latencies:  # else nobody asked it
-            missed = 0 if latencies[name] is not None else missed + 1
+        if name in asked:
+            missed = 0 if asked[name] is not None else missed + 1
         states["device", name] = DriftState(baseline_ms=baseline, missed=missed)
     drift.save_states(store, digest, states)
 

@@ -390,6 +390,12 @@ def test_a_device_that_no_longer_answers_is_told_of_and_resolves_when_it_does(si
     assert site.told(over.id) == ["opened", "resolved"]
 
 
+def test_a_device_that_has_never_answered_is_told_of(site: Site) -> None:
+    (opened,) = site.rounds(3, silent=frozenset({4}))
+    assert (opened.subject, opened.kind) == ("d4", "no data")
+    assert {row.name for row in devices.rows(site.store) if row.watched == "no data"} == {"d4"}
+
+
 def test_many_that_fall_silent_are_one_alert_of_the_fleet(site: Site) -> None:
     site.rounds(12)
     half = frozenset(range(10))
