@@ -120,10 +120,10 @@ class Watcher:
             return []
         opened: list[AlertRow] = []
         with self.store.write():  # in one step: a whole round is one that was judged
+            measurements.finish(self.store, number)  # before, for what began in this very round
             for digest in dict.fromkeys(models[0].digest for models in visits.values()):
                 own = [one for one in found if one.model == digest and one.device not in left]
                 opened += judge_round(self.settings, self.store, digest, own)
-            measurements.finish(self.store, number)
         return opened
 
     def _probe(self, answered: Collection[str]) -> None:

@@ -18,6 +18,7 @@ from hdap_tui.lab.profiles import Group, Plan
 from hdap_tui.library import from_file
 from hdap_tui.store import devices
 from hdap_tui.store.database import open_store
+from hdap_tui.store.values import now
 
 SETTINGS = """
 [[models]]
@@ -83,6 +84,7 @@ def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> 
     learned = {d["device"]: d for d in hdap("drift")[1]["devices"]}
     assert all(d["baseline_ms"] > 0 and d["state"] == "ok" for d in learned.values())
 
+    changed = now()
     control.drift(site.lab.state, "edge-02", 400)
     hdap("watch", "--until-alert", "--rounds", "40")
     alerts = hdap("alerts")[1]["alerts"]
@@ -95,7 +97,7 @@ def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> 
     assert alert["emulated"]
     assert alert["model"] == "detector"
     assert alert["now_ms"] > 1.5 * alert["baseline_ms"]
-    assert alert["onset_at"] <= alert["opened_at"]
+    assert changed <= alert["onset_at"] <= alert["opened_at"]
 
     number = str(alert["alert"])
     acknowledged = hdap("alerts", "acknowledge", number, "--reason", "fan")[1]
