@@ -43,13 +43,19 @@ def alert_sentence(alert: AlertRow) -> str:
     return f"{subject} has become {toward:.1f} % {way} {how}".rstrip()
 
 
+def whole_sentence(alert: AlertRow) -> str:
+    """Return what an alert says, and for how many others it stands."""
+    said = alert_sentence(alert)  # that of silence counts them itself
+    return said if alert.kind == NO_DATA else said + stands_for(alert)
+
+
 def round_sentence(firing: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> str:
     """Return what a round brought: one alert in full, of many their subjects."""
     parts = []
     for rows, word in ((firing, "new"), (resolved, "resolved")):
         if len(rows) == 1:
             over = "" if word == "new" else ": resolved"
-            parts.append(f"{alert_sentence(rows[0])}{stands_for(rows[0])}{over}")
+            parts.append(f"{whole_sentence(rows[0])}{over}")
         elif rows:
             parts.append(f"{len(rows)} alerts {word}: {_listed(map(_subject, rows))}")
     return "; ".join(parts)
@@ -124,7 +130,7 @@ def postable(alert: AlertRow, fleet: str, ends_at: str) -> dict[str, Any]:
         **({"emulated": "true"} if alert.emulated else {}),
     }
     annotations = {
-        "summary": alert_sentence(alert) + stands_for(alert),
+        "summary": whole_sentence(alert),
         "description": figures(alert),
         "alert": str(alert.id),
         "state": alert.state,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
-from hdap_tui.alert_words import alert_sentence, is_quiet_now, stands_for
+from hdap_tui.alert_words import is_quiet_now, whole_sentence
 from hdap_tui.config import Settings
 from hdap_tui.fact_names import BY_NAME, shown
 from hdap_tui.store import alerts, decisions, deployments, devices, facts, measurements, silences
@@ -45,7 +45,7 @@ def explain(settings: Settings, store: Store, alert: AlertRow) -> list[Line]:
     """
     with store.read():
         return [
-            ("what", f"{alert_sentence(alert)}{stands_for(alert)}."),
+            ("what", f"{whole_sentence(alert)}."),
             *(_of_silence(alert) if alert.kind == NO_DATA else _of_latency(settings, alert)),
             *_standing(store, alert),
             *_follows(store, alert),

@@ -73,6 +73,7 @@ def show(context: Context, alert: int) -> Outcome:
     events = alerts.events(context.store, alert)
     beneath = [a for a in alerts.open_rows(context.store) if a.inhibited_by == alert]
     named = ", ".join(f"{a.id} ({a.subject})" for a in beneath)
+    size = "" if row.kind == NO_DATA else f" {_known(row.size_percent, '{:+.1f} %')}"
     return Outcome(
         data={
             **document(row),
@@ -82,8 +83,7 @@ def show(context: Context, alert: int) -> Outcome:
         table=Table(
             ("when", "what", "who", ""),
             tuple((e.at[:19], e.what, e.who or "hdap", e.text) for e in events),
-            title=f"{_about(row)}: {row.kind} {_known(row.size_percent, '{:+.1f} %')}, "
-            f"{_state(row, datetime.now(UTC))}",
+            title=f"{_about(row)}: {row.kind}{size}, {_state(row, datetime.now(UTC))}",
         ),
         text=f"Stands for: {named}" if beneath else "",
     )

@@ -245,7 +245,8 @@ def _subject(row: AlertRow) -> Cell:
 
 
 def _kind(row: AlertRow) -> Cell:
-    return Cell("move" if row.kind == "migration" else clean(row.kind, 20))
+    short = {"migration": "move", NO_DATA: "silent"}
+    return Cell(short.get(row.kind) or clean(row.kind, 20))
 
 
 def _size(row: AlertRow) -> Cell:
@@ -254,7 +255,7 @@ def _size(row: AlertRow) -> Cell:
     if row.kind == "migration":
         return Cell("moved", "warn")
     if row.kind == NO_DATA:
-        return Cell("silent", "warn")
+        return Cell(NO_DATA, "warn")
     slower = row.direction == "up"
     arrow = "▲" if slower else "▼"
     style = "muted" if row.state == "resolved" else "bad" if slower else "good"
