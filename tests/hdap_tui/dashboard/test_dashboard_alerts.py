@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hdap_tui.dashboard import announce
 from hdap_tui.dashboard.screens.confirm import ConfirmScreen
 from hdap_tui.dashboard.screens.result import ResultScreen
 from hdap_tui.errors import ExitCode, UserError
-from hdap_tui.store.records import AlertRow, Decision, JobRow
+from hdap_tui.store.records import NO_DATA, AlertRow, Decision, JobRow
 
 
 async def test_one_key_on_an_alert_starts_recompression_after_a_question(open_app: Open) -> None:
@@ -281,3 +282,18 @@ def test_an_alert_beneath_another_or_silenced_is_not_announced_until_it_comes_up
     up = tuple(replace(a, inhibited_by=None) for a in quiet.alerts[1:2])
     said = [text for text, _ in announce.news(quiet, replace(quiet, alerts=up))]
     assert said == ["edge-01 has become 25.1 % slower at once: press 3 for the alerts."]
+
+
+async def test_silence_is_shown_without_figures_that_nobody_measured(open_app: Open) -> None:
+    one = replace(
+        fleet().alerts[0], kind=NO_DATA, direction="", model="", baseline_ms=math.nan,
+        now_ms=math.nan, size_percent=math.nan,
+    )  # fmt: skip
+    wide = replace(one, id=9, scope="fleet", subject="fleet", devices=7, inhibited=7)
+    async with open_app(FakeSource(replace(fleet(), alerts=(wide, one))), size=(160, 48)) as hands:
+        await hands.press("3")
+        await hands.sees("7 devices do not answer.")
+        await hands.press("down")
+        await hands.sees("edge-07 does not answer.")
+        assert "silent" in hands.text()
+        assert "nan" not in hands.text()
