@@ -1,15 +1,19 @@
 """Devices that no longer answer: an alert of each, and one of the fleet where they are many.
 
-It is no model's: whatever a device runs, nobody knows how it does.
+It is no model's: whatever a device runs, nobody knows how it does. One that answers, and cannot be
+measured, is another matter.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Sequence
 
+from engine.latency import Latency
+from hdap_tui import silencing
 from hdap_tui.config import Settings
-from hdap_tui.store import alerts
+from hdap_tui.measuring import is_off
+from hdap_tui.store import alerts, drift, measurements
 from hdap_tui.store.database import Store
 from hdap_tui.store.devices import NO_DATA_ROUNDS
 from hdap_tui.store.records import NO_DATA, AlertRow, Scope
@@ -20,41 +24,64 @@ _SHARE = 0.1
 
 
 def follow(
-    settings: Settings, store: Store, missed: Mapping[str, int], onset: Callable[[int], str]
-) -> list[int]:
-    """Let alerts open and resolve after a round; return the numbers of those that opened.
+    settings: Settings, store: Store, found: Sequence[Latency], away: Collection[str] = ()
+) -> list[AlertRow]:
+    """Let alerts open and resolve after a round; return those that opened to be seen.
 
     Args:
         settings: name the fleet's devices.
-        store: holds the alerts.
-        missed: for how many rounds in a row each device of this round has not answered.
-        onset: tells when the round began that was so many rounds ago.
+        store: holds the alerts, and how many rounds in a row each device has missed.
+        found: what the round brought, of all its models; it has been judged already.
+        away: devices that are left alone.
     """
     fleet = {device.name: device.emulated for device in settings.devices}
     with store.write():
         known = {a.subject: a for a in _open(store, "device")}
+        answered = {one.device for one in found if not is_off(one)}
         for name, alert in known.items():
             if name not in fleet:
                 alerts.resolve(store, alert.id, "the settings no longer name it")
-            elif missed.get(name) == 0:
+            elif name in away:
+                alerts.resolve(store, alert.id, "it is left alone")
+            elif name in answered:
                 alerts.resolve(store, alert.id, "it answers again")
-        fresh = [
-            _fire(store, "device", name, onset(rounds - 1), emulated=fleet[name])
-            for name, rounds in missed.items()
-            if rounds >= NO_DATA_ROUNDS and name in fleet and name not in known
-        ]
-        silent = _open(store, "device")
-        limit = max(MANY, _SHARE * len(fleet))
-        wide = next(iter(_open(store, "fleet")), None)
-        if wide is not None and len(silent) <= limit / 2:
-            alerts.resolve(store, wide.id, "most of them answer again")
-        elif wide is not None:
-            alerts.change(store, wide, devices=len(silent))
-        elif len(silent) > limit or len(silent) == len(fleet) > 1:
-            first = min(alert.onset_at for alert in silent)
-            emulated = any(alert.emulated for alert in silent)
-            fresh.append(_fire(store, "fleet", "fleet", first, emulated, len(silent)))
-        return fresh
+        silent = {one.device for one in found} - answered - set(away)
+        fresh = _missing(store, found, silent & fleet.keys() - known.keys())
+        since = measurements.silent_since(store, fresh, NO_DATA_ROUNDS) if fresh else {}
+        opened = [_fire(store, "device", name, since[name], fleet[name]) for name in fresh]
+        opened += _widen(store, len(fleet))
+        silencing.apply(settings, store)
+        now = [alerts.row(store, alert.id) for alert in opened]
+        return [alert for alert in now if alert.inhibited_by is None]
+
+
+def _missing(store: Store, found: Sequence[Latency], silent: Collection[str]) -> list[str]:
+    """Return those that have missed enough rounds in a row, in the order of the round."""
+    missed = {digest: drift.load_missed(store, digest) for digest in {one.model for one in found}}
+    return [
+        one.device
+        for one in found
+        if one.device in silent and missed[one.model].get(one.device, 0) >= NO_DATA_ROUNDS
+    ]
+
+
+def _widen(store: Store, fleet: int) -> list[AlertRow]:
+    """Let one alert stand for those of many devices; return it where it is new."""
+    silent, opened = _open(store, "device"), []
+    wide = next(iter(_open(store, "fleet")), None)
+    limit = max(MANY, _SHARE * fleet)
+    if wide is not None and len(silent) <= min(limit, fleet) / 2:
+        alerts.resolve(store, wide.id, "most of them answer again")
+        wide = None
+    elif wide is None and (len(silent) > limit or len(silent) == fleet > 1):
+        first, emulated = min(a.onset_at for a in silent), any(a.emulated for a in silent)
+        wide = _fire(store, "fleet", "fleet", first, emulated, len(silent))
+        opened = [wide]
+    for alert in silent:
+        alerts.inhibit(store, alert, wide)
+    if wide is not None:
+        alerts.change(store, wide, devices=len(silent), inhibited=len(silent))
+    return opened
 
 
 def _open(store: Store, scope: Scope) -> list[AlertRow]:
@@ -63,7 +90,7 @@ def _open(store: Store, scope: Scope) -> list[AlertRow]:
 
 def _fire(
     store: Store, scope: Scope, subject: str, onset_at: str, emulated: bool, devices: int = 1
-) -> int:
+) -> AlertRow:
     alert, _ = alerts.fire(
         store,
         scope=scope,
@@ -77,6 +104,6 @@ def _fire(
         onset_at=onset_at,
         emulated=emulated,
         devices=devices,
-        text=f"no answer in {NO_DATA_ROUNDS} rounds or more",
+        text=f"no answer in {NO_DATA_ROUNDS} rounds",
     )
-    return alert.id
+    return alert

@@ -44,13 +44,8 @@ class Round:
     """By device what it runs besides the model."""
     _onsets: dict[int, str] = field(default_factory=dict)
 
-    def advance(
-        self, signals: Sequence[Signal], clearances: Sequence[Clearance], silent: Sequence[int] = ()
-    ) -> list[AlertRow]:
-        """Let alerts open, grow, recover and resolve; return those that opened to be seen.
-
-        `silent` are the numbers of those that opened because nothing answers.
-        """
+    def advance(self, signals: Sequence[Signal], clearances: Sequence[Clearance]) -> list[AlertRow]:
+        """Let alerts open, grow, recover and resolve; return those that opened to be seen."""
         with self.store.write():
             for over in clearances:
                 self._resolve(over)
@@ -63,8 +58,7 @@ class Round:
             self._follow()
             inhibit(self.store, self._covers)
             silencing.apply(self.settings, self.store)
-            numbers = [*silent, *(number for number in fresh if number is not None)]
-            opened = [alerts.row(self.store, number) for number in numbers]
+            opened = [alerts.row(self.store, number) for number in fresh if number is not None]
         return [alert for alert in opened if alert.inhibited_by is None]
 
     def _open(self) -> dict[tuple[Scope, str, str], AlertRow]:
@@ -84,7 +78,7 @@ class Round:
             baseline_ms=signal.baseline_ms,
             now_ms=signal.now_ms,
             size_percent=signal.size_percent or 0.0,
-            onset_at=self.onset(signal.round - signal.onset_round),
+            onset_at=self._onset(signal.round - signal.onset_round),
             emulated=self._emulated(signal.subject if one else ""),
             devices=signal.devices,
             evidence={**signal.evidence, **({"note": note} if note else {})},
@@ -157,12 +151,12 @@ class Round:
             baseline_ms=baseline,
             now_ms=baseline * (1 + size / 100),
             size_percent=size,
-            onset_at=self.onset(self.monitor.rounds - 1 - standing.since),
+            onset_at=self._onset(self.monitor.rounds - 1 - standing.since),
             emulated=self._emulated(subject if scope == "device" else ""),
             pending=True,
         )
 
-    def onset(self, ago: int) -> str:
+    def _onset(self, ago: int) -> str:
         """Return when the round began in which it all began."""
         if ago not in self._onsets:
             self._onsets[ago] = measurements.round_start(self.store, self.digest, max(ago, 0))

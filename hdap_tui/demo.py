@@ -154,7 +154,7 @@ class _Demo:
         settings = self.context.settings
         baseline = settings.drift.baseline
         for _ in range(baseline):
-            if watcher.canary():
+            if _drifted(watcher):
                 raise UserError("An alert opened before anything had drifted.")
         self.found.stepped = self._victim()
         self.found.step_percent = settings.lab.drift_percent
@@ -163,7 +163,7 @@ class _Demo:
             "lab", f"{self.found.stepped} (emulated) is {self.found.step_percent:g} % slower now"
         )
         for number in range(1, _ROUNDS_TO_NOTICE + 1):
-            opened = [alert for alert in watcher.canary() if alert.kind in LEVEL]
+            opened = _drifted(watcher)
             if opened:
                 self.found.alert, self.found.rounds_to_alert = opened[0], number
                 self.reporter.noted(
@@ -224,6 +224,11 @@ def _only(settings: Any, count: int) -> Any:
         )
     other.__dict__["devices"] = settings.devices[:count]
     return other
+
+
+def _drifted(watcher: Watcher) -> list[AlertRow]:
+    """Return the alerts of one round that tell of a latency."""
+    return [alert for alert in watcher.canary() if alert.kind in LEVEL]
 
 
 def _is_steady(profile: Path) -> bool:

@@ -12,7 +12,6 @@ from engine.fleet.budget import Budget
 from engine.fleet.limits import DriftSettings
 from engine.fleet.rounds import FleetMonitor
 from engine.latency import Latency
-from hdap_tui import absence
 from hdap_tui.alerting import Round, come_up
 from hdap_tui.config import Settings
 from hdap_tui.store import alerts, clusters, drift
@@ -70,9 +69,7 @@ def judge_round(
         _save(store, digest, monitor, latencies)
         name = _name(store, digest)
         now = Round(settings, store, digest, name, monitor, labels, runs)
-        missed = {n: m for n, m in drift.load_missed(store, digest).items() if n in latencies}
-        silent = absence.follow(settings, store, missed, now.onset)
-        return now.advance(signals, clearances, silent)
+        return now.advance(signals, clearances)
 
 
 def restart(settings: Settings, store: Store, digest: str, names: Sequence[str]) -> None:

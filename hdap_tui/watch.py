@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.latency import Latency
+from hdap_tui import absence
 from hdap_tui.clustering import cluster_fleet
 from hdap_tui.config import Settings
 from hdap_tui.context import Context
@@ -124,6 +125,8 @@ class Watcher:
             for digest in dict.fromkeys(models[0].digest for models in visits.values()):
                 own = [one for one in found if one.model == digest and one.device not in left]
                 opened += judge_round(self.settings, self.store, digest, own)
+            kept = [one for one in found if one.device not in left]
+            opened += absence.follow(self.settings, self.store, kept, left)
         return opened
 
     def _probe(self, answered: Collection[str]) -> None:

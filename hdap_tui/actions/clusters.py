@@ -212,7 +212,7 @@ def _ms(value: Any) -> str:
 
 
 def _watched(row: DeviceRow) -> str:
-    """Say how a device's latency is watched, its alert before all."""
+    """Say how a device's latency is watched: that there is none, or how its alert stands."""
     if row.alert or row.watched == "no data":
-        return row.alert or row.watched
+        return row.watched if row.watched == "no data" else str(row.alert)
     return "learning" if row.baseline_ms is None else "ok"

@@ -253,7 +253,9 @@ def _row(row: DeviceRow) -> tuple[str, ...]:
         _ms(row.latency_ms) + interval,
         unknown if row.change_percent is None else f"{row.change_percent:+.1f} %",
         cluster + (" *" if row.representative else ""),
-        row.alert or (row.watched if row.watched != "ok" else ""),
+        row.watched
+        if row.watched == "no data" or (not row.alert and row.watched != "ok")
+        else row.alert or "",
         row.measured_at[:19],
         "emulated" if row.emulated else "",
     )

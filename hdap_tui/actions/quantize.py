@@ -14,7 +14,7 @@ from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode
 from hdap_tui.jobs import control, fleet
 from hdap_tui.store import models as table
-from hdap_tui.store.records import ModelRow
+from hdap_tui.store.records import ClusterMap, ModelRow
 
 
 def quantize(
@@ -29,8 +29,15 @@ def quantize(
     detach: bool = False,
 ) -> Outcome:
     """Start a job that makes an int8 version of a model for the clusters that run it faster."""
-    named = images(context.settings, data)
-    check_data(named)
+    settings, store = context.settings, context.store
+    named = images(settings, data)
+
+    def current() -> ClusterMap:
+        check_data(named)
+        return fleet.latest(settings, store)
+
+    if not explain:  # before the model in use is written; to explain may need neither
+        current()
     used = in_use(context)
     known = {used.name: used}
     row = used if model is None else model_named(context, known, model)
@@ -38,7 +45,6 @@ def quantize(
         told = _decision(table.rows(context.store), row)
         if told:
             return _explained(row, told)
-    settings, store = context.settings, context.store
     step = {
         "method": method,
         **({} if maximum_drop is None else {"maximum_drop": maximum_drop}),
@@ -53,7 +59,7 @@ def quantize(
         "model": row.path,
         "name": row.name,
         "parent": row.digest,
-        "clusters": fleet.clusters(fleet.latest(settings, store), store, used.digest),
+        "clusters": fleet.clusters(current(), store, used.digest),
         "recipe": {"name": "", "steps": [step]},
     }
     outcome = started(context, control.start(jobs_dir(context), "quantize", request), detach)

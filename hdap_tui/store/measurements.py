@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 import sqlite3
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -285,6 +286,31 @@ def round_start(store: Store, digest: str, ago: int) -> str:
         (digest, ago + 1),
     )
     return str(found[-1]["started_at"]) if found else ""
+
+
+def silent_since(store: Store, names: Collection[str], rounds: int) -> dict[str, str]:
+    """Return by device when the first canary round began after its last latency.
+
+    Of one that never had any it is the eldest of the last so many rounds.
+    """
+    with store.read():
+        found = store.rows(
+            "SELECT started_at FROM sweeps WHERE kind = 'canary' ORDER BY id DESC LIMIT 10000"
+        )
+        starts = sorted(str(row["started_at"]) for row in found)
+        last = {
+            row["name"]: from_micros(row["at"])
+            for row in store.rows(
+                """SELECT d.name, max(l.at) AS at FROM device_latest l
+                JOIN devices d ON d.id = l.device_id GROUP BY d.id"""
+            )
+        }
+    eldest = starts[-rounds:][0] if starts else now()
+    later = {name: bisect.bisect_right(starts, last[name]) for name in names if name in last}
+    return {
+        name: starts[later[name]] if later.get(name, len(starts)) < len(starts) else eldest
+        for name in names
+    }
 
 
 def rounds_since(store: Store, at: str) -> int:

@@ -18,9 +18,9 @@ AlertState = Literal["pending", "firing", "acknowledged", "recovering", "resolve
 below the clearing limit, but not for long enough."""
 DecisionState = Literal["suggested", "starting", "started", "failed", "withdrawn", "undone"]
 Watched = Literal["", "learning", "ok", "no data"]
+"""How a device's latency is watched; empty: not yet."""
 NO_DATA = "no data"
 """Kind of an alert that says that nothing answers: it has no latencies, NaN stands for them."""
-"""How a device's latency is watched; empty: not yet."""
 JobState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
 Scope = Literal["device", "cluster", "fleet"]
 DeploymentState = Literal["running", "interrupted", "finished", "partly", "failed", "rolled back"]

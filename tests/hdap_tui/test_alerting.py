@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.latency import Latency
-from hdap_tui import silencing
+from hdap_tui import absence, silencing
 from hdap_tui.actions.alerts import accept as accept_alert
 from hdap_tui.alert_words import alert_sentence, document, postable
 from hdap_tui.alerting import come_up, inhibit
@@ -41,11 +41,11 @@ DEVICES, DIGEST = 20, "ab" * 32
 class Site:
     """A store whose devices answer as a test says, round after round."""
 
-    def __init__(self, folder: Path, more: str = "") -> None:
-        self.names = [f"d{i}" for i in range(DEVICES)]
+    def __init__(self, folder: Path, more: str = "", count: int = DEVICES) -> None:
+        self.names = [f"d{i}" for i in range(count)]
         listed = "".join(
             f'[[devices]]\nname = "{n}"\nhost = "{n}"\nuser = "u"\ntags = ["{tag}"]\n'
-            for n, tag in zip(self.names, ["roof", "hall"] * DEVICES, strict=False)
+            for n, tag in zip(self.names, ["roof", "hall"] * count, strict=False)
         )
         (folder / "fleet.toml").write_text(f"[drift]\nbaseline = 10\n{more}\n{listed}")
         self.settings: Settings = load(folder / "fleet.toml").in_state(folder)
@@ -62,12 +62,14 @@ class Site:
         factors: Mapping[int, float] | None = None,
         silent: frozenset[int] = frozenset(),
         conditions: Mapping[str, object] | None = None,
+        error: str = "unreachable",
+        away: frozenset[str] = frozenset(),
     ) -> list[AlertRow]:
         """Measure the fleet so many times; return the alerts that opened."""
         opened = []
         for _ in range(count):
             sweep = measurements.begin(self.store, "canary")
-            values: NDArray[np.float64] = 10 * np.exp(self.rng.normal(0, 0.01, DEVICES))
+            values: NDArray[np.float64] = 10 * np.exp(self.rng.normal(0, 0.01, len(self.names)))
             found = []
             for i, name in enumerate(self.names):
                 median = float(values[i] * (factors or {}).get(i, 1.0))
@@ -76,12 +78,17 @@ class Site:
                     conditions=dict(conditions or {}),
                 )  # fmt: skip
                 if i in silent:
-                    one = Latency(device=name, model=DIGEST, error="unreachable", detail="gone")
+                    one = Latency(device=name, model=DIGEST, error=error, detail="gone")
                 measurements.add(self.store, sweep, one)
                 found.append(one)
             measurements.finish(self.store, sweep)
             opened += judge_round(self.settings, self.store, DIGEST, found)
+            opened += absence.follow(self.settings, self.store, found, away)
         return opened
+
+    def starts(self) -> list[str]:
+        """Return when each round began."""
+        return [str(row["started_at"]) for row in self.store.rows("SELECT * FROM sweeps")]
 
     def row(self, subject: str) -> AlertRow:
         """Return the newest alert about a subject."""
@@ -376,7 +383,7 @@ def test_a_device_that_no_longer_answers_is_told_of_and_resolves_when_it_does(si
     (opened,) = site.rounds(3, silent=frozenset({4}))
     assert (opened.subject, opened.kind, opened.state) == ("d4", "no data", "firing")
     assert alert_sentence(opened) == "d4 does not answer"
-    assert opened.onset_at == measurements.round_start(site.store, DIGEST, 4)
+    assert opened.onset_at == site.starts()[12]
     shown = document(opened)
     assert shown["baseline_ms"] is shown["now_ms"] is shown["size_percent"] is None
     assert "no answer since" in postable(opened, "f", "2030-01-01")["annotations"]["description"]
@@ -393,6 +400,7 @@ def test_a_device_that_no_longer_answers_is_told_of_and_resolves_when_it_does(si
 def test_a_device_that_has_never_answered_is_told_of(site: Site) -> None:
     (opened,) = site.rounds(3, silent=frozenset({4}))
     assert (opened.subject, opened.kind) == ("d4", "no data")
+    assert opened.onset_at == site.starts()[0]
     assert {row.name for row in devices.rows(site.store) if row.watched == "no data"} == {"d4"}
 
 
@@ -417,6 +425,7 @@ def test_a_silent_fleet_needs_no_smaller_network_and_silence_is_no_baseline(site
     site.rounds(12)
     (opened,) = site.rounds(3, silent=frozenset(range(DEVICES)))
     assert opened.devices == DEVICES
+    assert opened.onset_at == site.starts()[12], "also where nobody answered any more"
     assert not _is_wide(opened)
     with (
         contextlib.closing(Context(settings=site.settings)) as context,
@@ -437,3 +446,32 @@ def test_a_device_taken_out_of_the_settings_is_no_longer_missed(site: Site) -> N
     site.settings = load(file).in_state(file.parent)
     site.rounds(1, silent=frozenset({4}))
     assert site.row("d4").reason == "the settings no longer name it"
+
+
+def test_one_that_answers_and_cannot_be_measured_is_not_silent(site: Site) -> None:
+    site.rounds(12)
+    assert site.rounds(5, silent=frozenset({4}), error="memory") == []
+    (opened,) = site.rounds(1, silent=frozenset({4}))
+    assert opened.kind == "no data"
+    site.rounds(1, silent=frozenset({4}), error="skipped")
+    assert site.row("d4").reason == "it answers again"
+
+
+def test_one_that_is_left_alone_is_not_missed(site: Site) -> None:
+    site.rounds(12)
+    assert len(site.rounds(3, silent=frozenset({4}))) == 1
+    assert site.rounds(1, silent=frozenset({4}), away=frozenset({"d4"})) == []
+    assert site.row("d4").reason == "it is left alone"
+    assert len(site.rounds(1, silent=frozenset({4}))) == 1, "then it is missed again"
+
+
+def test_two_devices_that_stay_silent_are_told_of_once(tmp_path: Path) -> None:
+    site = Site(tmp_path, count=2)
+    try:
+        site.rounds(12)
+        both = frozenset({0, 1})
+        opened = site.rounds(8, silent=both)
+        assert [(a.scope, a.inhibited) for a in opened] == [("fleet", 2)]
+        assert site.told(opened[0].id) == ["opened"]
+    finally:
+        site.store.close()

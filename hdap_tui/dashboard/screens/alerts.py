@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import ClassVar
@@ -222,7 +223,7 @@ def alert_columns(now: Clock) -> Sequence[Column[AlertRow]]:
         Column("emulated", "", lambda r: Cell("emulated" if r.emulated else "", "emulated"), 8,
                above=110),
         Column("kind", "kind", _kind, 6, above=96),
-        Column("size", "change", _size, 8, align="right", sort=lambda r: abs(r.size_percent)),
+        Column("size", "change", _size, 8, align="right", sort=_by_size),
         Column("latency", "baseline → now ms", _latency, 17, align="right"),
         Column("age", "since", lambda r: Cell(age(r.onset_at, now()), "muted"), 7,
                sort=lambda r: r.onset_at),
@@ -249,6 +250,10 @@ def _kind(row: AlertRow) -> Cell:
     return Cell(short.get(row.kind) or clean(row.kind, 20))
 
 
+def _by_size(row: AlertRow) -> float | None:
+    return abs(row.size_percent) if math.isfinite(row.size_percent) else None
+
+
 def _size(row: AlertRow) -> Cell:
     if row.kind == "spread":
         return Cell("uneven", "warn")
@@ -263,4 +268,4 @@ def _size(row: AlertRow) -> Cell:
 
 
 def _latency(row: AlertRow) -> Cell:
-    return Cell(f"{ms(row.baseline_ms)} → {ms(row.now_ms)}")
+    return Cell("" if row.kind == NO_DATA else f"{ms(row.baseline_ms)} → {ms(row.now_ms)}")

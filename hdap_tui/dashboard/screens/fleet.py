@@ -255,13 +255,13 @@ def _noise_last(cluster: int | None) -> int | None:
 
 
 def _alert(row: DeviceRow) -> Cell:
-    if row.alert:
+    if row.alert and row.watched != "no data":
         return Cell(ALERT_LETTERS[row.alert], row.alert)
     return Cell(WATCHED_LETTERS.get(row.watched, ""), "muted")
 
 
 def _alert_word(row: DeviceRow) -> Cell:
-    if row.alert:
+    if row.alert and row.watched != "no data":
         short = {"acknowledged": "ack'd", "recovering": "recov."}.get(row.alert, row.alert)
         return Cell(f"{ALERT_LETTERS[row.alert]} {short}", row.alert)
     letter = WATCHED_LETTERS.get(row.watched, "")
