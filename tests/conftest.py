@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sshd import Sshd, missing, start_sshd, start_sshds, stop_all
 
 MakeLab = Callable[..., Any]
 SetFault = Callable[..., None]
 
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 _DEVICES = {"make_sshd", "make_sshds", "make_lab", "lab", "sshd", "server", "boards", "machine"}
 """Fixtures that stand for devices."""

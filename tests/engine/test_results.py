@@ -369,13 +369,13 @@ def holds(lines: list[bytes]) -> None:
         json.dumps(dict(one.conditions), allow_nan=False)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.binary(max_size=60), max_size=6))
 def test_no_bytes_raise(lines: list[bytes]) -> None:
     holds(lines)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_lines_that_look_right_raise(data: st.DataObject) -> None:
     lines: list[Any] = copy.deepcopy([*GOOD, ENERGY])

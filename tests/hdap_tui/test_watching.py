@@ -88,10 +88,9 @@ def test_an_alert_opens_is_acknowledged_and_resolves(site: Site, hdap: Hdap) -> 
     control.drift(site.lab.state, "edge-02", 400)
     hdap("watch", "--until-alert", "--rounds", "40")
     alerts = hdap("alerts")[1]["alerts"]
-    assert [(a["scope"], a["subject"], a["state"]) for a in alerts] == [
-        ("device", "edge-02", "firing")
-    ]
-    alert = alerts[0]
+    # All four share this machine, which may really become slower meanwhile.
+    alert = next(a for a in alerts if a["scope"] == "device")
+    assert (alert["subject"], alert["state"]) == ("edge-02", "firing")
     assert alert["direction"] == "up"
     assert alert["size_percent"] > 60
     assert alert["emulated"]
