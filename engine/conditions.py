@@ -138,7 +138,7 @@ def dirty(conditions: Mapping[str, Any], contended: float, emulated: bool) -> li
         way = "slower" if sustained > cold else "faster"
         said.append(f"it became {way} meanwhile: {cold:.3f} ms at first, {sustained:.3f} at last")
     if meanwhile.get("fetched"):
-        said.append(f"somebody connected during {meanwhile['fetched']} of the blocks")
+        said.append(f"results were fetched during {meanwhile['fetched']} of the blocks")
     return said
 
 

@@ -102,7 +102,7 @@ def test_what_was_off_is_said_in_words() -> None:
         "25 % of the runs were interrupted",
         "still 71 °C, not below 60 °C after 60 s of waiting",
         "it became slower meanwhile: 2.000 ms at first, 2.400 at last",
-        "somebody connected during 2 of the blocks",
+        "results were fetched during 2 of the blocks",
     ]
     assert conditions.dirty({}, 0.0, False) == []
     assert conditions.dirty({"waited": {"s": 0.0, "no_sensor": "temperature"}}, 0.0, False) == [

@@ -319,7 +319,7 @@ def test_a_block_says_that_somebody_connected_in_the_middle_of_it(
     (tmp_path / "job").mkdir()
     moving(lambda passed: (tmp_path / "job" / "lease").write_text(str(passed)))
     lines = run(tmp_path / "job", machine)
-    assert any("somebody connected" in remark for remark in latency_of(lines).remarks)
+    assert any("results were fetched" in remark for remark in latency_of(lines).remarks)
 
 
 # ---- energy
