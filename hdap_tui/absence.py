@@ -6,11 +6,11 @@ measured, is another matter.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 
 from engine.latency import Latency
 from hdap_tui import silencing
+from hdap_tui.alerting import inhibit
 from hdap_tui.config import Settings
 from hdap_tui.measuring import is_off
 from hdap_tui.store import alerts, drift, measurements
@@ -45,8 +45,8 @@ def follow(
                 alerts.resolve(store, alert.id, "it is left alone")
             elif name in answered:
                 alerts.resolve(store, alert.id, "it answers again")
-        silent = {one.device for one in found} - answered - set(away)
-        fresh = _missing(store, found, silent & fleet.keys() - known.keys())
+        silent = fleet.keys() - answered - known.keys() - set(away)
+        fresh = _missing(store, [one for one in found if one.device in silent])
         since = measurements.silent_since(store, fresh, NO_DATA_ROUNDS) if fresh else {}
         opened = [_fire(store, "device", name, since[name], fleet[name]) for name in fresh]
         opened += _widen(store, len(fleet))
@@ -55,14 +55,10 @@ def follow(
         return [alert for alert in now if alert.inhibited_by is None]
 
 
-def _missing(store: Store, found: Sequence[Latency], silent: Collection[str]) -> list[str]:
-    """Return those that have missed enough rounds in a row, in the order of the round."""
-    missed = {digest: drift.load_missed(store, digest) for digest in {one.model for one in found}}
-    return [
-        one.device
-        for one in found
-        if one.device in silent and missed[one.model].get(one.device, 0) >= NO_DATA_ROUNDS
-    ]
+def _missing(store: Store, silent: Sequence[Latency]) -> list[str]:
+    """Return those that have missed enough rounds in a row."""
+    missed = {digest: drift.load_missed(store, digest) for digest in {one.model for one in silent}}
+    return [one.device for one in silent if missed[one.model].get(one.device, 0) >= NO_DATA_ROUNDS]
 
 
 def _widen(store: Store, fleet: int) -> list[AlertRow]:
@@ -77,10 +73,9 @@ def _widen(store: Store, fleet: int) -> list[AlertRow]:
         first, emulated = min(a.onset_at for a in silent), any(a.emulated for a in silent)
         wide = _fire(store, "fleet", "fleet", first, emulated, len(silent))
         opened = [wide]
-    for alert in silent:
-        alerts.inhibit(store, alert, wide)
     if wide is not None:
-        alerts.change(store, wide, devices=len(silent), inhibited=len(silent))
+        wide = alerts.change(store, wide, devices=len(silent))
+    inhibit(store, lambda _wide, _narrow: True, [*silent, *([wide] if wide else [])])
     return opened
 
 
@@ -98,9 +93,9 @@ def _fire(
         kind=NO_DATA,
         direction="",
         model="",
-        baseline_ms=math.nan,
-        now_ms=math.nan,
-        size_percent=math.nan,
+        baseline_ms=0.0,  # none of the three is known: an alert of this kind reads NaN
+        now_ms=0.0,
+        size_percent=0.0,
         onset_at=onset_at,
         emulated=emulated,
         devices=devices,

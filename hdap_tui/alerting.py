@@ -178,13 +178,18 @@ class Round:
         return f"cluster {self.labels.get(narrow.subject, -1)}" == wide.subject
 
 
-def inhibit(store: Store, covers: Callable[[AlertRow, AlertRow], bool]) -> None:
+def inhibit(
+    store: Store,
+    covers: Callable[[AlertRow, AlertRow], bool],
+    among: Sequence[AlertRow] | None = None,
+) -> None:
     """Let wider alerts stand for narrower ones, and let those come up that none stands for.
 
-    `covers` says whether a narrower alert lies within a wider one.
+    `covers` says whether a narrower alert lies within a wider one; `among` are the alerts that are
+    looked at, all open ones where left out.
     """
     with store.write():
-        rows = alerts.open_rows(store)
+        rows = alerts.open_rows(store) if among is None else among
         wide = [a for a in rows if a.scope != "device" and a.state != "pending"]
         beneath: dict[int, int] = {}
         for alert in rows:

@@ -122,10 +122,10 @@ class Watcher:
         opened: list[AlertRow] = []
         with self.store.write():  # in one step: a whole round is one that was judged
             measurements.finish(self.store, number)  # before, for what began in this very round
-            for digest in dict.fromkeys(models[0].digest for models in visits.values()):
-                own = [one for one in found if one.model == digest and one.device not in left]
-                opened += judge_round(self.settings, self.store, digest, own)
             kept = [one for one in found if one.device not in left]
+            for digest in dict.fromkeys(models[0].digest for models in visits.values()):
+                own = [one for one in kept if one.model == digest]
+                opened += judge_round(self.settings, self.store, digest, own)
             opened += absence.follow(self.settings, self.store, kept, left)
         return opened
 

@@ -214,5 +214,5 @@ def _ms(value: Any) -> str:
 def _watched(row: DeviceRow) -> str:
     """Say how a device's latency is watched: that there is none, or how its alert stands."""
     if row.alert or row.watched == "no data":
-        return row.watched if row.watched == "no data" else str(row.alert)
+        return row.standing
     return "learning" if row.baseline_ms is None else "ok"

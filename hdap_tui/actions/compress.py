@@ -62,7 +62,7 @@ def compress(
     _check_network(asked.network, used)
     if used and not used.startswith(BUILTIN) and not Path(used).is_file():
         raise SettingsError(f"--weights: there is no file {used}.")
-    steps = {} if recipe is None else {"recipe": _recipe(settings, recipe)}
+    chosen = {} if recipe is None else {"recipe": _recipe(settings, recipe)}
     found = fleet.latest(settings, context.store)
     parent = in_use(context)  # may have to be written, which takes ten seconds
     builtin = settings.model(parent.name).builtin
@@ -74,7 +74,7 @@ def compress(
         # The model in use is the parent only where the job starts from its very weights.
         "parent": parent.digest if used == f"builtin:{builtin}" else "",
         "clusters": fleet.clusters(found, context.store, parent.digest),
-        **steps,
+        **chosen,
         **({} if decision is None else {"decision": decision}),
     }
     return started(context, control.start(jobs_dir(context), "compress", request), detach)

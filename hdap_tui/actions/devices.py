@@ -253,9 +253,7 @@ def _row(row: DeviceRow) -> tuple[str, ...]:
         _ms(row.latency_ms) + interval,
         unknown if row.change_percent is None else f"{row.change_percent:+.1f} %",
         cluster + (" *" if row.representative else ""),
-        row.watched
-        if row.watched == "no data" or (not row.alert and row.watched != "ok")
-        else row.alert or "",
+        row.standing if row.standing != "ok" else "",
         row.measured_at[:19],
         "emulated" if row.emulated else "",
     )

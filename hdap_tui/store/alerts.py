@@ -55,10 +55,6 @@ def fire(
     Returns:
         The alert, and whether it is new; one that was pending is new when it fires.
     """
-    # SQLite has no NaN; `_row` brings it back.
-    baseline_ms, now_ms, size_percent = (
-        0.0 if kind == NO_DATA else figure for figure in (baseline_ms, now_ms, size_percent)
-    )
     values: dict[str, Any] = {
         "kind": kind,
         "direction": direction,
@@ -401,7 +397,7 @@ def _note(
 def _row(values: tuple[Any, ...]) -> AlertRow:
     """Return an alert; one that has not changed is the same object as before."""
     named = dict(zip(_NAMES, values, strict=True))
-    if named["kind"] == NO_DATA:
+    if named["kind"] == NO_DATA:  # SQLite has no NaN
         named |= dict.fromkeys(("baseline_ms", "now_ms", "size_percent"), math.nan)
     return AlertRow(
         **{

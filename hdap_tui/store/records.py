@@ -74,6 +74,11 @@ class DeviceRow:
     past: bool = False
     """Whether this is how it was: then empty or None is not known, baseline and stage never are."""
 
+    @property
+    def standing(self) -> str:
+        """How it stands: that nobody knows, else how its alert does, else how it is watched."""
+        return self.watched if self.watched == NO_DATA else self.alert or self.watched
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterRow:

@@ -255,17 +255,19 @@ def _noise_last(cluster: int | None) -> int | None:
 
 
 def _alert(row: DeviceRow) -> Cell:
-    if row.alert and row.watched != "no data":
-        return Cell(ALERT_LETTERS[row.alert], row.alert)
-    return Cell(WATCHED_LETTERS.get(row.watched, ""), "muted")
+    stands = row.standing
+    if stands in ALERT_LETTERS:
+        return Cell(ALERT_LETTERS[stands], stands)
+    return Cell(WATCHED_LETTERS.get(stands, ""), "muted")
 
 
 def _alert_word(row: DeviceRow) -> Cell:
-    if row.alert and row.watched != "no data":
-        short = {"acknowledged": "ack'd", "recovering": "recov."}.get(row.alert, row.alert)
-        return Cell(f"{ALERT_LETTERS[row.alert]} {short}", row.alert)
-    letter = WATCHED_LETTERS.get(row.watched, "")
-    return Cell(f"{letter} {row.watched}" if letter else "", "muted")
+    stands = row.standing
+    if stands in ALERT_LETTERS:
+        short = {"acknowledged": "ack'd", "recovering": "recov."}.get(stands, stands)
+        return Cell(f"{ALERT_LETTERS[stands]} {short}", stands)
+    letter = WATCHED_LETTERS.get(stands, "")
+    return Cell(f"{letter} {stands}" if letter else "", "muted")
 
 
 def _alert_order(row: DeviceRow) -> int | None:
