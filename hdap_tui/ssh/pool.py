@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from hdap_tui.ssh.config import resolve
 from hdap_tui.ssh.connection import Connection, connect, scan
@@ -21,6 +21,8 @@ from hdap_tui.ssh.secret import Secrets
 from hdap_tui.ssh.sockets import Deadline, never
 from hdap_tui.ssh.target import Jump, Target
 from hdap_tui.ssh.tunnel import Pulse
+
+Got = TypeVar("Got")
 
 ATTEMPTS = 4
 BUSY_ATTEMPTS = 10
@@ -181,20 +183,15 @@ class Connections:
         """
         deadline = Deadline(target.timeouts.total, cancelled)
         found = resolve(target)
-        attempt = 1
-        while True:
-            try:
-                through = self._through(found, cancelled, deadline)
-                with self._lock:
-                    server = self._servers[found.jumps, found.host, found.port]
-                with server.held(deadline), _held(self._opening, deadline):
-                    return scan(found, deadline, known=self.known(found), through=through)
-            except DeviceError as error:
-                pause = _pause_after(error, attempt, deadline)
-                if pause is None:
-                    raise
-            deadline.within(pause).rest()
-            attempt += 1
+
+        def look() -> HostKey:
+            through = self._through(found, cancelled, deadline)
+            with self._lock:
+                server = self._servers[found.jumps, found.host, found.port]
+            with server.held(deadline), _held(self._opening, deadline):
+                return scan(found, deadline, known=self.known(found), through=through)
+
+        return _rested(_tries(look, deadline), cancelled)
 
     # ---- jump hosts -----------------------------------------------------------------------------
 
@@ -238,29 +235,15 @@ class Connections:
     def _open_bastion(self, jumps: tuple[Jump, ...], cancelled: Callable[[], bool]) -> Connection:
         """Open the connection to the last of some jump hosts, through those before it."""
         last = replace(jumps[-1], jumps=jumps[:-1])
-        through = None
-        if last.jumps:
-            try:
-                through = self._bastion(last.jumps, cancelled)
-            except DeviceError as error:
-                text = f"{last.name}: behind {error}"
-                raise DeviceError(error.kind, text, error.behind or last.jumps[-1].name) from None
         deadline = Deadline(last.timeouts.total, cancelled)
-        for attempt in itertools.count(1):
-            try:
-                connection = connect(
-                    last,
-                    self.known(last),
-                    secrets=self.secrets,
-                    through=through,
-                    deadline=deadline,
-                )
-                break
-            except DeviceError as error:
-                pause = backoff(attempt)
-                if not error.transient or attempt == ATTEMPTS or deadline.left() <= pause:
-                    raise
-            deadline.within(pause).rest()
+        through = self._through(last, cancelled, deadline)
+
+        def log_in() -> Connection:
+            return connect(
+                last, self.known(last), secrets=self.secrets, through=through, deadline=deadline
+            )
+
+        connection = _rested(_tries(log_in, deadline), cancelled)
         if through is not None:
             self._pulse.watch(connection.transport, last.timeouts.dead_after, lambda: True)
         return connection
@@ -275,16 +258,7 @@ class Connections:
                 all tries together took no longer than the target's total limit.
         """
         deadline = Deadline(target.timeouts.total, cancelled)
-        attempt = 1
-        while True:
-            try:
-                return self._get(target, deadline)
-            except DeviceError as error:
-                pause = _pause_after(error, attempt, deadline)
-                if pause is None:
-                    raise
-            yield pause
-            attempt += 1
+        return _tries(lambda: self._get(target, deadline), deadline)
 
     def get(self, target: Target, cancelled: Callable[[], bool] = never) -> Connection:
         """Return the device's connection; where none stands, open it, and try again as helps.
@@ -292,13 +266,7 @@ class Connections:
         Raises:
             DeviceError, Cancelled: as `opening`.
         """
-        tries = self.opening(target, cancelled)
-        try:
-            while True:
-                Deadline(next(tries), cancelled).rest()
-        except StopIteration as end:
-            connection: Connection = end.value
-            return connection
+        return _rested(self.opening(target, cancelled), cancelled)
 
     def drop(self, target: Target) -> None:
         """Close the device's connection, where there is one."""
@@ -322,12 +290,31 @@ class Connections:
             connection.transport.join(max(0.0, end - time.monotonic()))
 
 
-def _pause_after(error: DeviceError, attempt: int, deadline: Deadline) -> float | None:
-    """Return the seconds to wait after so many failed attempts; None where another is no use."""
-    pause = backoff(attempt)
-    hopeless = not error.transient or error.behind  # a jump host was tried for itself
-    most = BUSY_ATTEMPTS if error.kind is ErrorKind.BUSY else ATTEMPTS
-    return None if hopeless or attempt >= most or deadline.left() <= pause else pause
+def _tries(attempt: Callable[[], Got], deadline: Deadline) -> Generator[float, None, Got]:
+    """Try as long as that may help; yields the seconds to wait before the next time."""
+    failed = 0
+    while True:
+        try:
+            return attempt()
+        except DeviceError as error:
+            failed += 1
+            pause = backoff(failed)
+            hopeless = not error.transient or error.behind  # a jump host was tried for itself
+            most = BUSY_ATTEMPTS if error.kind is ErrorKind.BUSY else ATTEMPTS
+            if hopeless or failed >= most or deadline.left() <= pause:
+                raise
+        yield pause
+
+
+def _rested(tries: Generator[float, None, Got], cancelled: Callable[[], bool]) -> Got:
+    """Return what the tries end in, resting between them."""
+    while True:
+        try:
+            pause = next(tries)
+        except StopIteration as end:
+            got: Got = end.value
+            return got
+        Deadline(pause, cancelled).rest()
 
 
 @contextlib.contextmanager
