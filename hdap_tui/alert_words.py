@@ -130,7 +130,7 @@ def postable(alert: AlertRow, fleet: str, ends_at: str) -> dict[str, Any]:
         **({"emulated": "true"} if alert.emulated else {}),
     }
     annotations = {
-        "summary": whole_sentence(alert),
+        "summary": whole_sentence(alert) + (" (emulated)" if alert.emulated else ""),
         "description": figures(alert),
         "alert": str(alert.id),
         "state": alert.state,
@@ -165,7 +165,9 @@ def _known(value: float) -> float | None:
 
 def stands_for(alert: AlertRow) -> str:
     """Return how many devices' alerts it stands for; empty where it stands for none."""
-    return f" (+{alert.inhibited} devices)" if alert.inhibited else ""
+    if not alert.inhibited:
+        return ""
+    return f" (+{alert.inhibited} {'device' if alert.inhibited == 1 else 'devices'})"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -74,15 +74,17 @@ def trial(settings: Settings) -> str:
     )
 
 
-def _encoded(settings: Settings, text: str, **more: Any) -> str:
+def _encoded(settings: Settings, text: str, *, emulated: bool, **more: Any) -> str:
+    fleet = f"{settings.name} (emulated)" if emulated else settings.name
     return json.dumps(
         {
             "schema_version": SCHEMA_VERSION,
             "id": uuid.uuid4().hex,
             "fleet": settings.name,
             "at": now(),
-            "text": f"{settings.name}: {text}",
+            "text": f"{fleet}: {text}",
             "test": False,
+            "emulated": emulated,
             **more,
         }
     )

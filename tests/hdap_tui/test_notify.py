@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -182,9 +183,9 @@ def big(handler: Receiver) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", str(10**12))
     handler.end_headers()
-    with_room = b"x" * 65536
-    for _ in range(100):
-        handler.wfile.write(with_room)
+    with contextlib.suppress(ConnectionError):  # nobody takes all of it
+        for _ in range(100):
+            handler.wfile.write(b"x" * 65536)
 
 
 def garbage(handler: Receiver) -> None:
@@ -508,8 +509,19 @@ def test_the_export_is_what_alertmanager_takes(
     first, second = found
     assert first["labels"]["alertname"] == "HdapLatencyShift"
     assert first["labels"]["emulated"] == "true"
+    assert first["annotations"]["summary"].endswith("slower at once (emulated)")
+    assert "emulated" not in json.dumps(second)
     assert datetime.fromisoformat(first["endsAt"]) > datetime.now(UTC) + timedelta(minutes=4)
     assert datetime.fromisoformat(second["endsAt"]) <= datetime.now(UTC)
+
+
+def test_a_message_about_emulated_devices_says_so_in_its_text(tmp_path: Path, store: Store) -> None:
+    real, emulated = fire(store), fire(store, "b", emulated=True)
+    own = settings(tmp_path)
+    assert json.loads(messages.message(own, [real]))["text"].startswith("fleet: ")
+    body = json.loads(messages.message(own, [real, emulated]))
+    assert body["text"].startswith("fleet (emulated): ")
+    assert body["emulated"] is True
 
 
 def test_an_alerts_labels_stay_the_same_while_its_figures_change(store: Store) -> None:
