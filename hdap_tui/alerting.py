@@ -87,16 +87,11 @@ class Round:
         return alert.id if is_new else None
 
     def _resolve(self, over: Clearance) -> None:
-        reason = "back to its baseline"
-        if over.kind == "migration":
-            reason = "back in its cluster"
-        elif over.anew:
-            reason = "its version changed, a new baseline is learned"
         kinds = ("migration",) if over.kind == "migration" else ("step", _SPREAD)
         for kind in kinds:
             found = alerts.find(self.store, _scope(over.scope), over.subject, self.model, kind)
             if found is not None:
-                alerts.resolve(self.store, found.id, reason)
+                alerts.resolve(self.store, found.id, _why_over(over, found))
 
     def _follow(self) -> None:
         """Bring open alerts up to date with how what they are about stands, and open what brews."""
@@ -229,3 +224,13 @@ def _stands_for(wide: AlertRow, narrow: AlertRow) -> bool:
 
 def _scope(scope: Watched) -> Scope:
     return "cluster" if scope == "cohort" else scope
+
+
+def _why_over(over: Clearance, alert: AlertRow) -> str:
+    if over.kind == "migration":
+        return "back in its cluster"
+    if over.anew:
+        return "its version changed, a new baseline is learned"
+    if alert.evidence.get("peer_count"):  # these may have become slower, too
+        return "level with its peers again"
+    return "back to its baseline"

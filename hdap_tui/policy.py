@@ -168,7 +168,8 @@ def _of_alert(settings: Settings, store: Store, alert: AlertRow) -> Finding:
         missing.append(f"alert {alert.inhibited_by} stands for it")
     if is_quiet_now(alert, datetime.now(UTC)):
         missing.append(f"it is silenced until {alert.silenced_until[:16]}")
-    reason = f"{alert_sentence(alert)}, for {lasted} canary rounds"
+    emulated = " (emulated)" if alert.emulated else ""
+    reason = f"{alert_sentence(alert)}{emulated}, for {lasted} canary rounds"
     return Finding(cause=f"alert {alert.id}", alert=alert.id, reason=reason, missing=tuple(missing))
 
 
@@ -270,6 +271,14 @@ def _start(context: Context, decision: Decision, who: str = "") -> Decision:
         found = decisions.turn(store, decision.id, "undone", why)
     _note(store, found, "recompression", _words(found), who)
     return found
+
+
+def sentence(store: Store, decision: Decision) -> str:
+    """Return why something should follow, and what became of that."""
+    became = _words(decision)
+    if decision.state == "failed":
+        became = f"no job could be started: {decisions.steps(store, decision.id)[-1].text}"
+    return f"{decision.reason}; {became}"
 
 
 def _words(decision: Decision) -> str:

@@ -210,9 +210,10 @@ def alert_facts(
         title.append(" EMULATED ", palette["badge"])
     latency = f"{ms(row.baseline_ms)} → {ms(row.now_ms)} ms ({change(row.size_percent, ' %')})"
     of_model = f"{latency} with {clean(row.model, 60)}"
+    noticed = clock_time(row.fired_at or row.opened_at, now)
     facts: list[tuple[str, str | Text]] = [
         ("latency", "not known" if row.kind == NO_DATA else of_model),
-        ("began", f"{clock_time(row.onset_at, now)} UTC, noticed {clock_time(row.opened_at, now)}"),
+        ("began", f"{clock_time(row.onset_at, now)} UTC, noticed {noticed}"),
     ]
     if row.inhibited:
         facts.append(("stands for", f"{count(row.inhibited, 'device')} (+ shows their alerts)"))

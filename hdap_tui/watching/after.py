@@ -12,6 +12,7 @@ from hdap_tui.notify import messages
 from hdap_tui.notify.sender import Sender
 from hdap_tui.store import retention
 from hdap_tui.store.retention import Cuts
+from hdap_tui.text import clean
 
 
 class After:
@@ -49,7 +50,10 @@ class After:
             UserError: the store, or a job's folder, cannot be written.
         """
         self._is_tidy = False
-        policy.decide(self._context)
+        for decision in policy.decide(self._context):
+            self._context.reporter.noted(
+                "watch", clean(policy.sentence(self._store, decision), 600)
+            )
         self.tell()
 
     def tell(self) -> None:

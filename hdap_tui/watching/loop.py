@@ -213,12 +213,12 @@ class Loop:
         if not row.finished_at:
             return  # broken off: told to stop, or nobody is left to be measured
         self._opened += opened
-        self._follow_up(self._after.round_done)
         failed = sweeps.failed(self.store, number)
         shown = {self.context.shown(name): error for name, error in failed.items()}
         self._tell(words.done(row, time.monotonic() - began, missed, shown))
         for alert in opened:
             self._tell(words.alert(alert))
+        self._follow_up(self._after.round_done)
 
     def _open(self, kind: Kind, step: Step) -> int:
         """Return the number of a new sweep or round, or of the sweep that is taken up."""

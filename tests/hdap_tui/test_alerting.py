@@ -121,6 +121,7 @@ def test_a_jump_is_pending_before_it_fires_and_recovering_before_it_resolves(sit
     row = site.row("d4")
     assert site.told(row.id) == ["pending", "opened", "recovering", "resolved"]
     assert row.opened_at < row.fired_at < row.resolved_at
+    assert row.reason == "level with its peers again"
 
 
 def test_what_did_not_last_is_kept_and_not_listed(site: Site) -> None:

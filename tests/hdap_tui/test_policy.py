@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from engine.events import Reporter
 from engine.latency import Latency
 from hdap_tui import policy
 from hdap_tui.actions import compress as action
@@ -22,6 +23,7 @@ from hdap_tui.jobs.folder import JobFolder
 from hdap_tui.store import alerts, decisions, devices, measurements, models
 from hdap_tui.store.database import UnknownError
 from hdap_tui.store.records import AlertRow
+from hdap_tui.watching.after import After
 
 DIGEST = "ab" * 32
 LASTING = 3
@@ -167,6 +169,9 @@ def test_start_starts_a_job_by_itself_and_undo_cancels_it(make: Any) -> None:
     (made,) = policy.decide(site.context)
     assert (made.state, made.job) == ("started", "compress-1")
     assert site.asked == [{"recipe": None, "detach": True, "decision": made.id}]
+    assert policy.sentence(site.store, made).endswith(
+        "; compress-1 was started (a search for the fleet): hdap policy undo 1 cancels it"
+    )
     undone = policy.undo(site.context, made.id, "ann")
     assert undone.state == "undone"
     assert control.find(site.jobs, "compress-1").cancelled
@@ -175,6 +180,20 @@ def test_start_starts_a_job_by_itself_and_undo_cancels_it(make: Any) -> None:
     assert policy.decide(site.context) == []  # an alert is decided upon once
     what = [e.what for e in alerts.events(site.store, alert.id)]
     assert what[-1] == "recompression undone"
+
+
+def test_the_watcher_says_what_follows(make: Any) -> None:
+    site = make('mode = "start"')
+    site.alert(emulated=True)
+    site.rounds(LASTING)
+    heard: list[Any] = []
+    site.context.reporter = Reporter("watch", heard.append)
+    with After(site.context) as after:
+        after.round_done()
+        after.round_done()
+    (said,) = heard
+    assert said.text.startswith("fleet has become 20.0 % slower at once (emulated), for 3 canary")
+    assert "compress-1 was started" in said.text
 
 
 def test_nothing_starts_while_a_job_runs_or_soon_after_one(make: Any) -> None:
@@ -272,7 +291,10 @@ def test_a_start_that_fails_is_written_down_and_can_be_tried_again(
     monkeypatch.setattr(action, "compress", fails)
     (made,) = policy.decide(site.context)
     assert made.state == "failed"
-    assert "not been clustered" in decisions.steps(site.store, made.id)[-1].text
+    assert policy.sentence(site.store, made) == (
+        "fleet has become 20.0 % slower at once, for 3 canary rounds; "
+        "no job could be started: the fleet has not been clustered yet."
+    )
     monkeypatch.setattr(action, "compress", site.compress)
     assert policy.start(site.context, made.id, "ann").state == "started"
 
