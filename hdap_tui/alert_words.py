@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from hdap_tui.figures import count
 from hdap_tui.names import with_letters
 from hdap_tui.store.records import NO_DATA, AlertRow
 from hdap_tui.text import clean
@@ -167,7 +168,7 @@ def stands_for(alert: AlertRow) -> str:
     """Return how many devices' alerts it stands for; empty where it stands for none."""
     if not alert.inhibited:
         return ""
-    return f" (+{alert.inhibited} {'device' if alert.inhibited == 1 else 'devices'})"
+    return f" (+{count(alert.inhibited, 'device')})"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from hdap_tui.actions import comparing
 from hdap_tui.config.source import did_you_mean
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, SettingsError, UserError
+from hdap_tui.figures import interval
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.store import models as table
@@ -161,7 +162,7 @@ def _row(found: Latency, names: Mapping[str, str]) -> tuple[str, ...]:
         name,
         how,
         f"{found.median_ms:.3f} ms",
-        f"{found.low_ms:.3f} to {found.high_ms:.3f}",
+        interval(found.low_ms, found.high_ms),
         f"{found.p90_ms:.3f}",
         f"{found.per_image_ms:.3f}",
         "" if found.energy_mj is None else f"{found.energy_mj:.3g} mJ",

@@ -10,6 +10,7 @@ from hdap_tui import library
 from hdap_tui.actions.past import Moment, moment_of
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
+from hdap_tui.figures import ms
 from hdap_tui.names import cluster_letter
 from hdap_tui.store import clusters as kept
 from hdap_tui.store import devices
@@ -164,13 +165,13 @@ def drift(context: Context, input: Path | None = None, fleet: bool = False) -> O
             ("device", "state", "baseline", "now", "change"),
             tuple(
                 (
-                    f"{d['device']}{' (emulated)' if d['emulated'] else ''}",
-                    str(d["state"]),
-                    _ms(d["baseline_ms"]),
-                    _ms(d["latency_ms"]),
-                    "" if d["change_percent"] is None else f"{d['change_percent']:+.1f} %",
+                    f"{r.name}{' (emulated)' if r.emulated else ''}",
+                    _watched(r),
+                    ms(r.baseline_ms),
+                    ms(r.latency_ms),
+                    "" if r.change_percent is None else f"{r.change_percent:+.1f} %",
                 )
-                for d in data
+                for r in rows
             ),
         ),
     )
@@ -205,10 +206,6 @@ def _changes(document: dict[str, Any]) -> Table:
         for c in document["changes"]
     )
     return Table(("device", "began", "noticed", "kind", "size"), rows)
-
-
-def _ms(value: Any) -> str:
-    return "" if value is None else f"{value:.3f} ms"
 
 
 def _watched(row: DeviceRow) -> str:

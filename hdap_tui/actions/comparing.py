@@ -16,6 +16,7 @@ from engine.latency import (
     compare_fleet,
 )
 from hdap_tui.context import Table
+from hdap_tui.figures import count
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def sentence(found: Sequence[Pair], names: Mapping[str, str], old: str) -> str:
         emulated = " (emulated)" if any(a.emulated for _, a, _ in pair.devices) else ""
         lines.append(
             f"{new} against {names.get(old, old[:12])} on "
-            f"{fleet.devices} {'device' if fleet.devices == 1 else 'devices'}{emulated}, "
+            f"{count(fleet.devices, 'device')}{emulated}, "
             f"{pair.configuration}: {fleet.speedup:.3f} times as fast on average "
             f"({fleet.low:.3f} to {fleet.high:.3f}): {fleet.verdict}; faster on {fleet.faster}, "
             f"slower on {fleet.slower}."

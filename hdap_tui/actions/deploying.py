@@ -12,6 +12,7 @@ from hdap_tui.deploy import Options, Plan, Report, Rollout, abort, back, plan, p
 from hdap_tui.deploy.preview import Seen
 from hdap_tui.deploy.taking_up import find
 from hdap_tui.errors import ExitCode, RefusedError, SettingsError
+from hdap_tui.figures import count
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import deployments, devices
@@ -64,7 +65,7 @@ def _nothing_to_do(model: ModelRow, names: list[str]) -> Outcome:
     """Return what is said where all is as it was asked for: that is done, and no failure."""
     return Outcome(
         data={"deployment": None, "model": model.name, "state": "finished", "runs_on": names},
-        text=f"{model.name} runs on {_devices(len(names))} already: there is nothing to do.",
+        text=f"{model.name} runs on {count(len(names), 'device')} already: there is nothing to do.",
     )
 
 
@@ -142,7 +143,7 @@ def rollback(context: Context, select: str | None = None, yes: bool = False) -> 
         },
         text="\n".join(
             [
-                f"{_devices(len(done))} back on their previous model: "
+                f"{count(len(done), 'device')} back on their previous model: "
                 f"{', '.join(map(context.shown, done))}.",
                 *map(str, errors.values()),
                 *_alone(context, "without a previous model", without),
@@ -173,10 +174,6 @@ def _number(word: str | None) -> int | None:
             f'"{word}" is no number of a deployment; "hdap deployments" lists them.'
         )
     return None if word is None else int(word)
-
-
-def _devices(number: int) -> str:
-    return f"{number} {'device' if number == 1 else 'devices'}"
 
 
 def _named(context: Context, word: str) -> ModelRow:
@@ -254,7 +251,7 @@ def reported(report: Report, context: Context) -> Outcome:
     if result is not None:
         kind = ", emulated" if report.row.emulated else ""
         text += (
-            f" Mean speed-up over {_devices(result.devices)}: {result.speedup:.2f}x"
+            f" Mean speed-up over {count(result.devices, 'device')}: {result.speedup:.2f}x"
             f" (95 % interval {result.low:.2f} to {result.high:.2f}, measured{kind}):"
             f" {result.verdict}; mean latency {result.mean_before_ms:.3f} ms ->"
             f" {result.mean_after_ms:.3f} ms."

@@ -13,6 +13,7 @@ from hdap_tui.config.fields import FIELDS
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import RefusedError
 from hdap_tui.fact_names import NAMES, shown
+from hdap_tui.figures import interval, ms
 from hdap_tui.moments import NothingYetError, said
 from hdap_tui.names import cluster_letter
 from hdap_tui.selection import row_record, select_rows
@@ -147,12 +148,14 @@ def _point_row(point: Point) -> tuple[str, ...]:
     if point.span:  # its ends are no interval of the median
         some = f", {point.failed} failed" if point.failed else ""
         said.insert(0, f"rolled up, 1 {point.span}: {point.count} measurements{some}")
-    interval = "lowest {:.3f}, highest {:.3f} ms" if point.span else "{:.3f} to {:.3f} ms"
+        between = f"lowest {point.low_ms:.3f}, highest {point.high_ms:.3f}"
+    else:
+        between = interval(point.low_ms, point.high_ms)
     return (
         point.at[:19],
         point.model + (f" ({point.configuration})" if point.configuration else ""),
-        _ms(point.median_ms if not point.error else None),
-        "" if point.error else interval.format(point.low_ms, point.high_ms),
+        ms(point.median_ms if not point.error else None),
+        "" if point.error else between,
         "" if point.energy_mj is None else f"{point.energy_mj:.3g} mJ",
         "; ".join(said),
     )
@@ -240,9 +243,7 @@ def _facts_lines(row: DeviceRow, moments: Sequence[facts.Moment]) -> Iterator[st
 
 
 def _row(row: DeviceRow) -> tuple[str, ...]:
-    interval = f" (1 {row.span})" if row.span else ""
-    if row.low_ms is not None and row.high_ms is not None and row.low_ms > 0 and not row.span:
-        interval = f" ({row.low_ms:.3f} to {row.high_ms:.3f})"
+    between = f"1 {row.span}" if row.span else interval(row.low_ms, row.high_ms)
     number = row.cluster
     cluster = "" if number is None else "noise" if number < 0 else cluster_letter(number)
     unknown = UNKNOWN if row.past else ""
@@ -250,7 +251,7 @@ def _row(row: DeviceRow) -> tuple[str, ...]:
         row.name,
         ": ".join(word for word in (row.state, row.stage or row.error) if word),
         row.model or unknown,
-        _ms(row.latency_ms) + interval,
+        ms(row.latency_ms) + (f" ({between})" if between else ""),
         unknown if row.change_percent is None else f"{row.change_percent:+.1f} %",
         cluster + (" *" if row.representative else ""),
         row.standing if row.standing != "ok" else "",
@@ -264,7 +265,3 @@ def _counted(rows: Sequence[DeviceRow]) -> str:
     emulated = sum(row.emulated for row in rows)
     said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     return f"{len(rows)} devices: {said}" + (f"; {emulated} emulated" if emulated else "")
-
-
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f} ms"

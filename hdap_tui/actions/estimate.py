@@ -9,6 +9,7 @@ from typing import Any
 
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
+from hdap_tui.figures import ms
 from hdap_tui.names import cluster_letter
 from hdap_tui.store import devices
 
@@ -39,8 +40,8 @@ def strata_table(found: Mapping[str, Any]) -> Table:
             cluster_letter(one["id"]) if one["id"] >= 0 else "noise",
             str(one["devices"]),
             str(one["measured"]),
-            _ms(one["mean_ms"]),
-            _ms(one["deviation_ms"]),
+            ms(one["mean_ms"]),
+            ms(one["deviation_ms"]),
         )
         for one in found["strata"]
     )
@@ -85,9 +86,9 @@ def _of_table(path: Path, within: float | None) -> Outcome:
     rows = tuple(
         (
             one["measurement"],
-            _ms(one["mean_ms"]),
-            _ms(one["low_ms"]),
-            _ms(one["high_ms"]),
+            ms(one["mean_ms"]),
+            ms(one["low_ms"]),
+            ms(one["high_ms"]),
             f"{one['measured']} of {one['devices']}",
             *(str(needed["devices"]) for needed in one["needed"]),
         )
@@ -103,7 +104,3 @@ def _of_table(path: Path, within: float | None) -> Outcome:
     if within is not None:
         columns.append(f"for ± {within:g} %")
     return Outcome(data=found, table=Table(tuple(columns), rows), text="\n".join(left_out))
-
-
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f} ms"

@@ -13,6 +13,7 @@ from hdap_tui.config.selector import check, parse
 from hdap_tui.config.source import Source
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, RefusedError, SettingsError
+from hdap_tui.figures import count
 from hdap_tui.inventory import read
 from hdap_tui.inventory.comparing import Comparison, compare
 from hdap_tui.inventory.found import Found, Host, valid_tag
@@ -128,7 +129,7 @@ def _ask(context: Context, path: Path, new: list[Host], yes: bool) -> None:
     lines = [f"{host.name}: {_described(host)}" for host in new[:SHOWN]]
     if len(new) > SHOWN:
         lines.append(f"… and {len(new) - SHOWN} more")
-    if not yes and not context.confirm(f"Add {_count(len(new))} to {path}?", lines):
+    if not yes and not context.confirm(f"Add {count(len(new), 'device')} to {path}?", lines):
         raise RefusedError(f"{path}: nothing was added.")
 
 
@@ -183,7 +184,3 @@ def _noted(sentences: list[str]) -> Iterable[str]:
     yield from sentences[:SHOWN]
     if len(sentences) > SHOWN:
         yield f"… and {len(sentences) - SHOWN} more of this kind; --json has them all."
-
-
-def _count(number: int) -> str:
-    return "1 device" if number == 1 else f"{number} devices"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from hdap_tui.actions.bench import model_named
 from hdap_tui.config.expression import quote
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, SettingsError, UserError
+from hdap_tui.figures import count, interval
 from hdap_tui.profiles import Comparison, Profiled
 from hdap_tui.store import devices
 from hdap_tui.store import models as table
@@ -164,7 +164,7 @@ def _row(row: Profiled) -> tuple[str, ...]:
     paper, timed = row.paper, row.timed
     deployed = row.model.deployed_on
     remarks = (
-        f"runs on {_count(deployed, 'device')}" if deployed else "",
+        f"runs on {count(deployed, 'device')}" if deployed else "",
         "emulated" if timed and timed.emulated else "",
         row.remark,
     )
@@ -177,7 +177,7 @@ def _row(row: Profiled) -> tuple[str, ...]:
         _short(paper.get("nonzeros")),
         _short(paper.get("macs")),
         f"{timed.median_ms:.3f} ms" if timed else "",
-        _interval(timed.low_ms, timed.high_ms) if timed else "",
+        interval(timed.low_ms, timed.high_ms) if timed else "",
         f"{timed.p90_ms:.3f}" if timed and timed.p90_ms is not None else "",
         f"{timed.energy_mj:.3g} mJ" if timed and timed.energy_mj is not None else "",
         f"{_age(datetime.now(UTC) - datetime.fromisoformat(timed.at))} ago" if timed else "",
@@ -284,16 +284,6 @@ def _age(passed: timedelta) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    if low is None or high is None or not math.isfinite(high - low):
-        return ""  # a single block tells none
-    return f"{low:.3f} to {high:.3f}"
 
 
 def _kilobytes(size: int | None) -> str:

@@ -12,6 +12,7 @@ from hdap_tui.actions.compress import check_data, images, in_use
 from hdap_tui.actions.jobs import jobs_dir, started
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode
+from hdap_tui.figures import ms
 from hdap_tui.jobs import control, fleet
 from hdap_tui.store import models as table
 from hdap_tui.store.records import ClusterMap, ModelRow
@@ -91,7 +92,7 @@ def _explained(model: ModelRow, decision: list[Mapping[str, Any]]) -> Outcome:
             str(one["devices"]),
             measured["device"],
             f"{measured['float_ms']:.3f} ms",
-            _ms(measured["quantized_ms"]),
+            ms(measured["quantized_ms"]),
             _times(measured["float_ms"], measured["quantized_ms"]),
             str(one["takes"]),
         )
@@ -105,10 +106,6 @@ def _explained(model: ModelRow, decision: list[Mapping[str, Any]]) -> Outcome:
         table=Table(columns, tuple(rows)),
         text=text,
     )
-
-
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f} ms"
 
 
 def _times(before: float, after: float | None) -> str:

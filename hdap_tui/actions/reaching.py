@@ -10,6 +10,7 @@ from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, RefusedError
 from hdap_tui.facts import gather
 from hdap_tui.fanout import on_each
+from hdap_tui.figures import count
 from hdap_tui.reach import connections, targets
 from hdap_tui.replacing import take_key
 from hdap_tui.ssh.errors import DeviceError
@@ -164,7 +165,7 @@ def _accept(
         for one in new
     ]
     if not (yes or context.confirm("Accept these host keys?", asked)):
-        raise RefusedError(f"{len(new)} host keys stay refused: {'; '.join(asked)}")
+        raise RefusedError(f"{count(len(new), 'host key')} refused: {'; '.join(asked)}")
     pool.known(new[0].target).trust_all([(one.target.known_as, one.key) for one in new])
 
 

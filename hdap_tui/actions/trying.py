@@ -12,6 +12,7 @@ from hdap_tui import library
 from hdap_tui.actions.bench import document, exit_code, model_named
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
+from hdap_tui.figures import count
 from hdap_tui.measuring import Measuring
 from hdap_tui.store import models as table
 from hdap_tui.store.records import ModelRow
@@ -138,12 +139,11 @@ def _sentences(context: Context, trial: Trial, row: ModelRow, fleet: Mapping[str
     """Return what it comes to: the fleet's mean and lowest accuracy, and that of this machine."""
     said = []
     if fleet:
-        devices = "1 device" if fleet["devices"] == 1 else f"{fleet['devices']} devices"
         said.append(
             f"{row.name}: {_per_cent(fleet['mean_accuracy'])} of {len(trial.images)} test images "
-            f"of {trial.data} right on average over {devices}, {_per_cent(trial.accuracy_here)} on "
-            f"this machine; the lowest {_per_cent(fleet['lowest_accuracy'])}, on "
-            f"{context.shown(fleet['lowest_device'])}."
+            f"of {trial.data} right on average over {count(fleet['devices'], 'device')}, "
+            f"{_per_cent(trial.accuracy_here)} on this machine; the lowest "
+            f"{_per_cent(fleet['lowest_accuracy'])}, on {context.shown(fleet['lowest_device'])}."
         )
     if len(trial.images) == trial.available < ENOUGH:
         said.append(f"{trial.data} has {trial.available} test images; all of them were shown.")

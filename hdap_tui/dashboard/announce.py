@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hdap_tui.alert_words import alert_sentence
-from hdap_tui.dashboard.formats import count, listed, proof
+from hdap_tui.dashboard.formats import listed, proof
+from hdap_tui.figures import count
 from hdap_tui.store.records import FleetSnapshot, JobRow
 from hdap_tui.text import clean
 

@@ -13,7 +13,6 @@ from hdap_tui.dashboard.formats import (
     age,
     change,
     clock_time,
-    count,
     interval_ms,
     letter,
     ms,
@@ -22,6 +21,7 @@ from hdap_tui.dashboard.formats import (
 )
 from hdap_tui.dashboard.theme import Palette
 from hdap_tui.fact_names import BY_NAME, shown
+from hdap_tui.figures import count
 from hdap_tui.store.facts import Moment
 from hdap_tui.store.records import (
     NO_DATA,

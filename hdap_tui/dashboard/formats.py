@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
 
+from hdap_tui.figures import count
 from hdap_tui.names import cluster_letter
 from hdap_tui.progress import duration
 from hdap_tui.store.records import DeploymentRow
@@ -163,11 +164,6 @@ def bar(fraction: float, width: int) -> tuple[str, str]:
     """Return the done and the open part of a progress bar."""
     done = round(max(0.0, min(1.0, fraction)) * width)
     return ("#" if ASCII else "━") * done, ("." if ASCII else "─") * (width - done)
-
-
-def count(n: int, thing: str) -> str:
-    """Return "1 device", "2 devices"."""
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:

@@ -8,8 +8,8 @@ from datetime import datetime
 from itertools import pairwise
 from statistics import median
 
-from hdap_tui.dashboard.formats import count
 from hdap_tui.dashboard.widgets.chart import Plot, Series
+from hdap_tui.figures import count
 from hdap_tui.store.records import FleetSnapshot, Point, Span
 from hdap_tui.store.rollups import SECONDS
 from hdap_tui.store.values import moment

@@ -7,8 +7,9 @@ are asked about here.
 from __future__ import annotations
 
 from hdap_tui.alert_words import alert_sentence
-from hdap_tui.dashboard.formats import count, listed
+from hdap_tui.dashboard.formats import listed
 from hdap_tui.dashboard.grammar import Call, Selection
+from hdap_tui.figures import count
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.text import clean
 

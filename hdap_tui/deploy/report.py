@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.latency import Comparison, FleetComparison, Latency
+from hdap_tui.figures import count
 from hdap_tui.ssh.errors import DeviceError, ErrorKind
 from hdap_tui.store.records import DeploymentRow
 
@@ -31,8 +32,7 @@ class Report:
         """Return in a sentence what a stage brought to its devices."""
         gains = [self.comparisons[name].speedup for name in names if name in self.comparisons]
         failed = sum(name in self.errors for name in names)
-        devices = "1 device" if len(names) == 1 else f"{len(names)} devices"
-        said = f"the stage before: {devices}, {failed} failed"
+        said = f"the stage before: {count(len(names), 'device')}, {failed} failed"
         return f"{said}, speed-up {min(gains):.2f}x to {max(gains):.2f}x" if gains else said
 
 

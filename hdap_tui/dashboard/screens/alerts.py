@@ -18,13 +18,14 @@ from hdap_tui.alert_words import is_quiet_now
 from hdap_tui.commands import BY_NAME
 from hdap_tui.dashboard.facts import alert_facts
 from hdap_tui.dashboard.filters import Words
-from hdap_tui.dashboard.formats import ALERT_LETTERS, ASCII, Clock, age, change, count, ms
+from hdap_tui.dashboard.formats import ALERT_LETTERS, ASCII, Clock, age, change, ms
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.history import history_plot
 from hdap_tui.dashboard.messages import AlertEventsRead, HistoryRead
 from hdap_tui.dashboard.screens.base import NARROW, Hint, TableView, hint
 from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.figures import count
 from hdap_tui.names import with_letters
 from hdap_tui.silencing import selector_of
 from hdap_tui.store.records import NO_DATA, AlertEvent, AlertRow, FleetSnapshot

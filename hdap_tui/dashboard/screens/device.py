@@ -12,13 +12,14 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from hdap_tui.dashboard.facts import device_facts, known_facts
-from hdap_tui.dashboard.formats import Clock, clock_time, count, interval_ms, ms
+from hdap_tui.dashboard.formats import Clock, clock_time, interval_ms, ms
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.history import history_plot
 from hdap_tui.dashboard.messages import HistoryRead
 from hdap_tui.dashboard.screens.base import NARROW, HdapScreen, Hint, hint
 from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.figures import count
 from hdap_tui.store.facts import Moment
 from hdap_tui.store.records import DeviceRow, FleetSnapshot, Point
 from hdap_tui.store.values import moment

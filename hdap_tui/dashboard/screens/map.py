@@ -11,10 +11,11 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from hdap_tui.dashboard.facts import cluster_lines, cluster_words, pairs
-from hdap_tui.dashboard.formats import age, change, count, listed, ms
+from hdap_tui.dashboard.formats import age, change, listed, ms
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.screens.base import NARROW, HdapScreen, Hint, hint
 from hdap_tui.dashboard.widgets.scatter import Scatter
+from hdap_tui.figures import count
 from hdap_tui.store.records import ClusterMap, DeviceRow, FleetSnapshot
 from hdap_tui.text import clean
 

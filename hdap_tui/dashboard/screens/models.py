@@ -13,13 +13,14 @@ from textual.widgets import Static
 
 from hdap_tui.dashboard.facts import metric, model_facts
 from hdap_tui.dashboard.filters import Words
-from hdap_tui.dashboard.formats import Clock, age, count, proof, size
+from hdap_tui.dashboard.formats import Clock, age, proof, size
 from hdap_tui.dashboard.front import front_plot, left_out
 from hdap_tui.dashboard.grammar import Selection
 from hdap_tui.dashboard.messages import ComparisonRead
 from hdap_tui.dashboard.screens.base import NARROW, Hint, TableView, hint
 from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
+from hdap_tui.figures import count
 from hdap_tui.profiles import Comparison
 from hdap_tui.store.records import DeploymentRow, FleetSnapshot, ModelRow
 from hdap_tui.text import clean

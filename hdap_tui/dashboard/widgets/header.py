@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from rich.cells import cell_len
 
-from hdap_tui.dashboard.formats import STATE_LETTERS, count, fit
+from hdap_tui.dashboard.formats import STATE_LETTERS, fit
 from hdap_tui.dashboard.widgets.line import Piece
+from hdap_tui.figures import count
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.text import clean
 
