@@ -16,6 +16,7 @@ from typing import Any
 from hdap_tui.alert_words import is_quiet_now, whole_sentence
 from hdap_tui.config import Settings
 from hdap_tui.fact_names import BY_NAME, shown
+from hdap_tui.figures import count
 from hdap_tui.store import alerts, decisions, deployments, devices, facts, measurements, silences
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store
@@ -69,7 +70,7 @@ def _of_silence(alert: AlertRow) -> Iterator[Line]:
 
 
 def _measured(settings: Settings, alert: AlertRow) -> str:
-    where = alert.subject if alert.scope == "device" else f"{alert.devices} devices"
+    where = alert.subject if alert.scope == "device" else count(alert.devices, "device")
     how = "emulated: its slowness is made up" if alert.emulated else "on the device itself"
     bench = settings.canary
     return (
@@ -87,7 +88,7 @@ def _baseline(alert: AlertRow) -> str:
 
 
 def _compared(alert: AlertRow) -> str:
-    peers, count = alert.evidence.get("peers"), alert.evidence.get("peer_count", 0)
+    peers, others = alert.evidence.get("peers"), alert.evidence.get("peer_count", 0)
     if alert.scope == "fleet":
         return "with the fleet's own level before: what all devices do together"
     if alert.scope == "cluster":
@@ -100,7 +101,7 @@ def _compared(alert: AlertRow) -> str:
     if peers == "nobody" or not peers:
         return "with itself alone: there are too few other devices"
     where = "the fleet" if peers == "the fleet" else f"{peers}"
-    return f"with {count} other devices of {where}: what they do together is taken out"
+    return f"with {others} other devices of {where}: what they do together is taken out"
 
 
 def _began(alert: AlertRow) -> str:
@@ -221,9 +222,9 @@ def _facts(store: Store, names: Sequence[str], since: datetime, until: datetime)
                     (c.name, shown(c.name, c.before) or "–", shown(c.name, c.after) or "–")
                     for c in change.changes
                 )
-    for (name, before, after), count in found.most_common(_LISTED):
+    for (name, before, after), number in found.most_common(_LISTED):
         title = BY_NAME[name].title if name in BY_NAME else name
-        where = f" on {count} of {len(names)} devices" if len(names) > 1 else ""
+        where = f" on {number} of {len(names)} devices" if len(names) > 1 else ""
         yield f"{title} changed from {clean(before, 60)} to {clean(after, 60)}{where}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hdap_tui import backup as archive
 from hdap_tui.context import Context, Outcome
+from hdap_tui.figures import count
 
 
 def backup(context: Context, file: Path | None = None) -> Outcome:
@@ -20,5 +21,5 @@ def backup(context: Context, file: Path | None = None) -> Outcome:
     size = target.stat().st_size
     return Outcome(
         data={"file": str(target), "bytes": size, "files": found},
-        text=f"{target}: {len(found)} files, {size / 1e6:.1f} MB.",
+        text=f"{target}: {count(len(found), 'file')}, {size / 1e6:.1f} MB.",
     )

@@ -8,6 +8,7 @@ import msgspec
 
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode
+from hdap_tui.figures import count
 
 _SECTIONS = (
     "fleet", "ssh", "benchmark", "watch", "clusters", "drift", "compression", "recipes", "deploy",
@@ -37,7 +38,7 @@ def show(context: Context) -> Outcome:
             "models": [{"name": m.name, "probe": m.probe} for m in settings.models],
         },
         table=Table(("key", "value"), tuple(rows), title=str(settings.path)),
-        text=f"{len(devices)} devices; state in {settings.state_dir}",
+        text=f"{count(len(devices), 'device')}; state in {settings.state_dir}",
     )
 
 
@@ -47,7 +48,8 @@ def check(context: Context) -> Outcome:
     missing = list(settings.missing())
     return Outcome(
         data={"path": str(settings.path), "valid": not missing, "problems": missing},
-        text="\n".join(missing) or f"{settings.path}: {len(settings.devices)} devices, no mistake.",
+        text="\n".join(missing)
+        or f"{settings.path}: {count(len(settings.devices), 'device')}, no mistake.",
         exit_code=ExitCode.USAGE if missing else ExitCode.DONE,
     )
 

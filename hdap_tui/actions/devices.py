@@ -13,7 +13,7 @@ from hdap_tui.config.fields import FIELDS
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import RefusedError
 from hdap_tui.fact_names import NAMES, shown
-from hdap_tui.figures import interval, ms
+from hdap_tui.figures import count, interval, ms
 from hdap_tui.moments import NothingYetError, said
 from hdap_tui.names import cluster_letter
 from hdap_tui.selection import row_record, select_rows
@@ -263,5 +263,5 @@ def _row(row: DeviceRow) -> tuple[str, ...]:
 def _counted(rows: Sequence[DeviceRow]) -> str:
     states = Counter(row.state for row in rows)
     emulated = sum(row.emulated for row in rows)
-    said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    return f"{len(rows)} devices: {said}" + (f"; {emulated} emulated" if emulated else "")
+    said = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+    return f"{count(len(rows), 'device')}: {said}" + (f"; {emulated} emulated" if emulated else "")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, UserError
+from hdap_tui.figures import count
 
 _PACKAGES = (
     "textual", "paramiko", "sqlite-utils", "numpy", "scikit-learn", "onnxruntime", "onnx",
@@ -64,7 +65,7 @@ def _settings(context: Context) -> str:
         raise UserError(" ".join(missing))
     emulated = sum(d.emulated for d in settings.devices)
     kind = f", {emulated} of them emulated" if emulated else ""
-    return f"{settings.path}: {len(settings.devices)} devices{kind}"
+    return f"{settings.path}: {count(len(settings.devices), 'device')}{kind}"
 
 
 def _state(context: Context) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
-from hdap_tui.figures import ms
+from hdap_tui.figures import count, ms
 from hdap_tui.names import cluster_letter
 from hdap_tui.store import devices
 
@@ -62,7 +62,7 @@ def sentence(found: Mapping[str, Any], what: str, emulated: int = 0) -> str:
         share = 100 * (1 - found["covered"])
         text += f" Nothing was measured in clusters with {share:.0f} % of them."
     for needed in found["needed"]:
-        text += f" For ± {needed['within_percent']:g} %: {needed['devices']} devices ("
+        text += f" For ± {needed['within_percent']:g} %: {count(needed['devices'], 'device')} ("
         text += ", ".join(
             f"{count} of {cluster_letter(int(one)) if int(one) >= 0 else 'the noise'}"
             for one, count in needed["allocation"].items()

@@ -20,6 +20,7 @@ from hdap_tui.config.fields import FIELDS
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode
 from hdap_tui.fact_names import BY_NAME, Fact, shown
+from hdap_tui.figures import count
 from hdap_tui.selection import row_record
 from hdap_tui.ssh.errors import DeviceError
 from hdap_tui.store import devices as table
@@ -135,7 +136,8 @@ def cohorts(context: Context, by: str = "board,os", select: str | None = None) -
                 for values, members in ordered
             ),
         ),
-        text=f"{len(rows)} devices in {len(ordered)} cohorts by {', '.join(names)}.",
+        text=f"{count(len(rows), 'device')} in {count(len(ordered), 'cohort')} by "
+        f"{', '.join(names)}.",
     )
 
 
@@ -235,5 +237,5 @@ def _median_words(rows: Sequence[DeviceRow]) -> str:
 
 
 def _emulated_words(rows: Sequence[DeviceRow]) -> str:
-    count = sum(row.emulated for row in rows)
-    return "" if not count else "emulated" if count == len(rows) else f"{count} emulated"
+    emulated = sum(row.emulated for row in rows)
+    return "" if not emulated else "emulated" if emulated == len(rows) else f"{emulated} emulated"

@@ -10,6 +10,7 @@ from typing import Any
 
 from hdap_tui import moments
 from hdap_tui.context import Context, Outcome, Table
+from hdap_tui.figures import count
 from hdap_tui.progress import duration
 from hdap_tui.store import devices, pauses, sweeps, watchers
 from hdap_tui.store.pauses import Pause
@@ -92,7 +93,9 @@ def status(context: Context) -> Outcome:
     titles = ("last sweep", "last canary round")
     rows += [(t, _done(one)) for t, one in zip(titles, rounds, strict=True) if one is not None]
     if half is not None:
-        rows.append(("half", f"sweep {half.id}, {half.devices} devices, {_at(half.started_at)}"))
+        rows.append(
+            ("half", f"sweep {half.id}, {count(half.devices, 'device')}, {_at(half.started_at)}")
+        )
     for one in away.pauses:
         said = f"{_whom(context, one.devices)}{words.until(one.until)}{words.because(one.reason)}"
         rows.append(("paused", said))
@@ -129,7 +132,8 @@ def _took(row: SweepRow) -> float:
 
 def _done(row: SweepRow) -> str:
     failed = f", {row.failed} of them failed" if row.failed else ""
-    return f"{_at(row.finished_at)}: {row.devices} devices{failed}, took {duration(_took(row))}"
+    among = count(row.devices, "device")
+    return f"{_at(row.finished_at)}: {among}{failed}, took {duration(_took(row))}"
 
 
 def _at(at: str) -> str:

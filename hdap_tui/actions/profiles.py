@@ -152,7 +152,7 @@ def _table(context: Context, found: Comparison) -> Table:
         "95 % interval", "p90", "energy", "measured", "fleet", "front", "",
     )  # fmt: skip
     shown = [number for number, name in enumerate(columns) if wanted.get(name, True)]
-    titles = {"fleet": f"mean of {found.devices} devices"}
+    titles = {"fleet": f"mean of {count(found.devices, 'device')}"}
     return Table(
         tuple(titles.get(columns[number], columns[number]) for number in shown),
         tuple(tuple(cells[n] for n in shown) for cells in map(_row, found.rows)),

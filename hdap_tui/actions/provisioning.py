@@ -16,6 +16,7 @@ from hdap_tui.config.settings import Device
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import RefusedError, SettingsError
 from hdap_tui.fanout import on_each
+from hdap_tui.figures import count
 from hdap_tui.provision.building import provision as build
 from hdap_tui.provision.building import undo as remove
 from hdap_tui.provision.building import works
@@ -273,7 +274,8 @@ def _undone(work: _Work, dry_run: bool, yes: bool) -> Outcome:
     if dry_run:
         return Outcome(
             data={"dry_run": True, "undo": True, "devices": sorted(work.targets)},
-            text=f"Nothing was changed; the environments on {len(shown)} devices would be removed.",
+            text="Nothing was changed; what would be removed is the environment on "
+            f"{count(len(shown), 'device')}.",
         )
     question = "Remove the environment (~/.hdap/environment) and its wheels from these?"
     if work.targets and not yes and not context.confirm(question, shown):

@@ -10,6 +10,7 @@ from hdap_tui.actions.clusters import clusters
 from hdap_tui.alert_words import alert_sentence
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import ExitCode, SettingsError
+from hdap_tui.figures import count
 from hdap_tui.progress import WHOLE
 from hdap_tui.store import models
 from hdap_tui.watch import Watcher
@@ -31,7 +32,7 @@ def sweep(context: Context, select: str | None = None, estimate: float | None = 
     names = {row.digest: name for name, row in watcher.measuring.models.items()}
     found = clusters(context)
     failed = sorted({one.device for one in latencies if not one.ok})
-    text = f"{len(latencies) - sum(not one.ok for one in latencies)} measurements saved"
+    text = f"{count(sum(one.ok for one in latencies), 'measurement')} saved"
     text += f"; failed on {', '.join(failed)}." if failed else "."
     return Outcome(
         data={

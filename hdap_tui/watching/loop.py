@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from hdap_tui.errors import RefusedError, UserError
+from hdap_tui.figures import count
 from hdap_tui.progress import duration
 from hdap_tui.store import measurements, sweeps, watchers
 from hdap_tui.store.records import AlertRow
@@ -103,7 +104,7 @@ class Loop:
         )
         watch = self.context.settings.watch
         self._tell(
-            f"{len(self.context.settings.devices)} devices; a sweep every "
+            f"{count(len(self.context.settings.devices), 'device')}; a sweep every "
             f"{duration(watch.sweep_every_s)}, a canary round every "
             f"{duration(watch.canary_every_s)}"
         )

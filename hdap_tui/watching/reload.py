@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hdap_tui.config import Settings, load
 from hdap_tui.errors import SettingsError
+from hdap_tui.figures import count
 
 
 class SettingsFile:
@@ -67,4 +68,4 @@ def difference(before: Settings, after: Settings) -> str:
     for name, unit in (("sweep_every_s", "a sweep every"), ("canary_every_s", "a round every")):
         if getattr(before.watch, name) != getattr(after.watch, name):
             parts.append(f"{unit} {getattr(after.watch, name):g} s")
-    return "; ".join([f"{len(after.devices)} devices", *parts])
+    return "; ".join([count(len(after.devices), "device"), *parts])

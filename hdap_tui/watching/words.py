@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from hdap_tui.alert_words import alert_sentence
+from hdap_tui.figures import count
 from hdap_tui.progress import duration
 from hdap_tui.store.pauses import Pause
 from hdap_tui.store.records import NO_DATA, AlertRow
@@ -29,8 +30,9 @@ def done(row: SweepRow, took_s: float, missed: int, failed: Mapping[str, str]) -
     'sweep 3: 3 of 4 devices measured in 1 min 15 s; failed: edge-01 (emulated) (timeout)'
     """
     good = row.devices - row.failed
-    count = f"{good} of {row.devices}" if row.failed else f"{row.devices}"
-    parts = [f"{_KINDS.get(row.kind, row.kind)} {row.id}: {count} devices measured"]
+    every = count(row.devices, "device")
+    measured = f"{good} of {every}" if row.failed else every
+    parts = [f"{_KINDS.get(row.kind, row.kind)} {row.id}: {measured} measured"]
     parts[0] += f" in {duration(took_s)}"
     if failed:
         parts.append(f"failed: {listed([f'{name} ({error})' for name, error in failed.items()])}")
