@@ -199,8 +199,10 @@ def test_a_model_against_itself_makes_no_difference(tmp_path: Path) -> None:
     request = {"blocks_min": 8, "blocks_max": 8}
     one, other = device.bench([conv_heavy("A", 16), conv_heavy("B", 16)], **request).values()
     assert one.model != other.model
-    # The margin is wide because the machine that runs the tests is busy with other things.
-    assert compare(one, other, margin=0.06).verdict == "no difference"
+    # The machine that runs the tests is busy with other things: its interval may be wide.
+    found = compare(one, other, margin=0.06)
+    assert found.verdict in ("no difference", "inconclusive")
+    assert found.speedup == pytest.approx(1.0, abs=0.06)
 
 
 def test_what_else_the_host_does_is_taken_out_by_the_models_shares() -> None:
