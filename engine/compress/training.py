@@ -182,10 +182,10 @@ class _Run:
         if teacher is not None and recipe.distill:
             # A copy: the caller's stays as it is, and where it is.
             self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(team.device)
-        if self.bf16:
-            for network in (model, self.teacher):
-                if network is not None:
-                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in (model, self.teacher):
+            if network is not None:
+                # The layout in which convolutions are fastest, in either precision.
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Joining may put the weights elsewhere in memory: the update comes after it.
         self.learner = team.join(model)
         self.batches = len(self._split(torch.arange(len(self.labels))))
@@ -238,8 +238,7 @@ class _Run:
     def finish(self, finished: bool) -> Result:
         """Leave the best weights in the network."""
         self.model.load_state_dict(self.best)
-        if self.bf16:
-            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.model.eval().to(self.home)
         epochs = tuple(Epoch(**epoch) for epoch in self.state.epochs)
         return Result(self.state.best_accuracy, self.state.best_epoch, epochs, finished)
@@ -285,8 +284,7 @@ class _Run:
         return round(right) / images, lost / images
 
     def _batch(self, images: Tensor, labels: Tensor) -> Tensor:
-        if self.bf16:
-            images = images.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
         share, device = self.recipe.distill, self.team.device
         with accelerator.mixed(device, self.bf16):
             logits = self.learner(images)
