@@ -37,11 +37,11 @@ def alert_sentence(alert: AlertRow) -> str:
         return f"{subject} behaves like another cluster now"
     how = {"step": "at once", "ramp": "slowly"}.get(alert.kind, "")
     toward = -alert.size_percent if alert.direction == "down" else alert.size_percent
-    if alert.state == "resolved" or toward <= 0:  # its size is that of its end
-        return f"{subject} had become {way} {how}".rstrip()
+    has = "had" if alert.state == "resolved" or toward <= 0 else "has"
     if not math.isfinite(toward):
-        return f"{subject} has become {way}, by how much is not known"
-    return f"{subject} has become {toward:.1f} % {way} {how}".rstrip()
+        return f"{subject} {has} become {way}, by how much is not known"
+    by = f"{toward:.1f} % " if toward > 0 else ""  # it may be past its old level by now
+    return f"{subject} {has} become {by}{way} {how}".rstrip()
 
 
 def whole_sentence(alert: AlertRow) -> str:
@@ -72,9 +72,10 @@ def figures(alert: AlertRow) -> str:
     """Return what was measured, in short."""
     if alert.kind == NO_DATA:
         return f"no answer since {alert.onset_at}"
+    furthest = " at its furthest" if alert.state == "resolved" else ""
     return (
-        f"{alert.baseline_ms:.3f} ms -> {alert.now_ms:.3f} ms ({alert.size_percent:+.1f} %) "
-        f"with {clean(alert.model, 80)}, since {alert.onset_at}"
+        f"{alert.baseline_ms:.3f} ms -> {alert.now_ms:.3f} ms ({alert.size_percent:+.1f} %)"
+        f"{furthest} with {clean(alert.model, 80)}, since {alert.onset_at}"
     )
 
 

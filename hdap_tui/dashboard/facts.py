@@ -209,7 +209,8 @@ def alert_facts(
         title.append("  ")
         title.append(" EMULATED ", palette["badge"])
     latency = f"{ms(row.baseline_ms)} → {ms(row.now_ms)} ms ({change(row.size_percent, ' %')})"
-    of_model = f"{latency} with {clean(row.model, 60)}"
+    furthest = " at its furthest" if row.state == "resolved" else ""
+    of_model = f"{latency}{furthest} with {clean(row.model, 60)}"
     noticed = clock_time(row.fired_at or row.opened_at, now)
     facts: list[tuple[str, str | Text]] = [
         ("latency", "not known" if row.kind == NO_DATA else of_model),

@@ -194,6 +194,9 @@ def acknowledge(store: Store, number: int, text: str = "", who: str = "") -> Ale
 def resolve(store: Store, number: int, reason: str, who: str = "") -> AlertRow:
     """Close an alert, and say why; one that has resolved already stays as it is.
 
+    Its figures become those of the line of its history at which it was furthest off: how it stood
+    at its end says little.
+
     Raises:
         UnknownError: there is none of that number.
     """
@@ -201,7 +204,7 @@ def resolve(store: Store, number: int, reason: str, who: str = "") -> AlertRow:
         alert = row(store, number)
         if alert.state != "resolved":
             values = {"state": "resolved", "resolved_at": now(), "reason": clean(reason, 500)}
-            change(store, alert, **values)
+            change(store, alert, **values, **_furthest(store, alert))
             _note(store, number, "resolved" if alert.fired_at else "went away", reason, who=who)
         return row(store, number)
 
@@ -363,6 +366,20 @@ def _open_then(store: Store, found: sqlite3.Row, at: str) -> AlertRow:
         values |= {_FIELDS.get(name, name): told[name] for name in TOLD}
         values["silenced_until"] = told["until"]
     return _row(tuple(values[name] for name in _NAMES))
+
+
+def _furthest(store: Store, alert: AlertRow) -> dict[str, float]:
+    """Return the figures with which an alert was furthest off, as far as its history told them."""
+    if alert.kind == NO_DATA:
+        return {}
+    names = ("baseline_ms", "now_ms", "size_percent")
+    told = store.rows(
+        f"SELECT {', '.join(names)} FROM alert_events WHERE alert_id = ? AND direction = ?",
+        (alert.id, alert.direction),
+    )
+    way = -1 if alert.direction == "down" else 1
+    stood = [{name: getattr(alert, name) for name in names}, *map(dict, told)]
+    return max(stood, key=lambda figures: way * figures["size_percent"])
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

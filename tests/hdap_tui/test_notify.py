@@ -127,7 +127,7 @@ def test_alerts_of_one_round_are_one_message_that_is_posted_once(
     assert messages.gather(own, store)
     with Sender(own, store):
         until(lambda: len(receiver.got) == 2)
-    assert receiver.got[1][1]["text"] == "fleet: a had become slower at once: resolved"
+    assert receiver.got[1][1]["text"] == "fleet: a had become 25.0 % slower at once: resolved"
     assert SECRET.encode() not in b"".join(p.read_bytes() for p in tmp_path.glob("fleet.db*"))
 
 

@@ -606,6 +606,17 @@ def test_an_alert_opens_is_acknowledged_and_resolves(store: Store) -> None:
     ]
 
 
+@pytest.mark.parametrize(("direction", "way"), [("up", 1), ("down", -1)])
+def test_a_resolved_alert_tells_how_far_it_went(store: Store, direction: str, way: int) -> None:
+    alert, _ = fire(store, direction=direction, now_ms=10 + way, size_percent=way * 10.0)
+    for percent in (30.0, 12.0, -1.0):
+        size = way * percent
+        fire(store, direction=direction, now_ms=10 + size / 10, size_percent=size)
+    over = alerts.resolve(store, alert.id, "back to its baseline")
+    assert (over.size_percent, over.now_ms) == (way * 30.0, 10 + way * 3)
+    assert alerts.row(store, alert.id) == over
+
+
 def test_an_open_alert_is_brought_up_to_date_not_doubled(store: Store) -> None:
     first, _ = fire(store)
     second, new = fire(store, now_ms=12.6, size_percent=26.0, onset_at="2026-11-20T13:00:00+00:00")
