@@ -16,7 +16,7 @@ from hdap_tui.actions.bench import model_named
 from hdap_tui.config.expression import quote
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, SettingsError, UserError
-from hdap_tui.figures import count, interval
+from hdap_tui.figures import count, interval, ms
 from hdap_tui.profiles import Comparison, Profiled
 from hdap_tui.store import devices
 from hdap_tui.store import models as table
@@ -176,12 +176,12 @@ def _row(row: Profiled) -> tuple[str, ...]:
         _short(paper.get("parameters")),
         _short(paper.get("nonzeros")),
         _short(paper.get("macs")),
-        f"{timed.median_ms:.3f} ms" if timed else "",
+        ms(timed.median_ms) if timed else "",
         interval(timed.low_ms, timed.high_ms) if timed else "",
         f"{timed.p90_ms:.3f}" if timed and timed.p90_ms is not None else "",
         f"{timed.energy_mj:.3g} mJ" if timed and timed.energy_mj is not None else "",
         f"{_age(datetime.now(UTC) - datetime.fromisoformat(timed.at))} ago" if timed else "",
-        "" if row.fleet_ms is None else f"{row.fleet_ms:.3f} ms",
+        ms(row.fleet_ms),
         "yes" if row.on_front else "",
         "; ".join(filter(None, remarks)),
     )
