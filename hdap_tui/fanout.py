@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from hdap_tui import schedule
 from hdap_tui.context import OnStage, silent_stage
-from hdap_tui.schedule import Pause, Result, Steps
+from hdap_tui.schedule import Result, Steps
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import Cancelled, DeviceError, classify
 from hdap_tui.ssh.limits import allow_connections
@@ -72,15 +72,8 @@ def fan_out(
 
     def one(target: Target) -> Steps[tuple[Target, T | DeviceError]]:
         answer: T | DeviceError
-        waits = work(target, unwanted)
         try:
-            while True:
-                try:
-                    pause = next(waits)
-                except StopIteration as end:
-                    answer = end.value
-                    break
-                yield Pause(pause)
+            answer = yield from schedule.pausing(work(target, unwanted))
             on_stage(target.name, "done")
         except (Cancelled, GeneratorExit):
             on_stage(target.name, "cancelled")

@@ -59,6 +59,17 @@ Step = Pause | NeedSlot | FreeSlot | Result[T]
 Steps = Generator[Step[T], None, None]
 
 
+def pausing(waits: Generator[float, None, T]) -> Generator[Pause, None, T]:
+    """Pause for the seconds that a generator yields, and return what it returns."""
+    while True:
+        try:
+            seconds = next(waits)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+        yield Pause(seconds)
+
+
 class Slot(Protocol):
     """A slot that is held."""
 

@@ -16,7 +16,7 @@ from engine.latency import Configuration, Latency
 from engine.results import Case
 from hdap_tui.context import OnStage
 from hdap_tui.images import Images
-from hdap_tui.schedule import FreeSlot, NeedSlot, Pause, Result, Step, Steps
+from hdap_tui.schedule import FreeSlot, NeedSlot, Pause, Result, Step, Steps, pausing
 from hdap_tui.ssh.connection import Connection
 from hdap_tui.ssh.errors import Cancelled, DeviceError, ErrorKind
 from hdap_tui.ssh.pool import Connections, backoff
@@ -386,14 +386,7 @@ class Visit:
             yield Pause(backoff(outages))
 
     def _connected(self) -> Generator[Step[Any], None, Connection]:
-        tries = self._pool.opening(self._target, self._cancelled)
-        while True:
-            try:
-                pause = next(tries)
-            except StopIteration as end:
-                connection: Connection = end.value
-                return connection
-            yield Pause(pause)
+        return (yield from pausing(self._pool.opening(self._target, self._cancelled)))
 
     # -- the end
 
