@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from hdap_tui.alerting.drifting import restart
 from hdap_tui.config import Settings
-from hdap_tui.drifting import restart
 from hdap_tui.errors import RefusedError
 from hdap_tui.store import alerts, clusters, devices, drift
 from hdap_tui.store.database import Store

@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Self
 
 from engine.latency import Latency
-from hdap_tui import absence
+from hdap_tui.alerting import absence
+from hdap_tui.alerting.drifting import judge_round
 from hdap_tui.clustering import cluster_fleet
 from hdap_tui.config import Settings
 from hdap_tui.context import Context
-from hdap_tui.drifting import judge_round
 from hdap_tui.errors import TimedOutError, UserError
 from hdap_tui.measuring import Measuring
 from hdap_tui.probing import probe

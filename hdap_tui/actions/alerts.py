@@ -7,11 +7,11 @@ import math
 from datetime import UTC, datetime, timedelta
 
 from hdap_tui.actions.past import UNKNOWN, moment_of
-from hdap_tui.alert_words import document, is_quiet_now, open_until, postable, stands_for
+from hdap_tui.alerting.drifting import accept as accept_level
+from hdap_tui.alerting.explaining import explain as explained
+from hdap_tui.alerting.words import document, is_quiet_now, open_until, postable, stands_for
 from hdap_tui.context import Context, Outcome, Table
-from hdap_tui.drifting import accept as accept_level
 from hdap_tui.errors import RefusedError
-from hdap_tui.explaining import explain as explained
 from hdap_tui.names import own_name, with_letters
 from hdap_tui.store import alerts, devices
 from hdap_tui.store.records import NO_DATA, AlertRow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hdap_tui import policy
+from hdap_tui.alerting import policy
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import RefusedError
 from hdap_tui.names import own_name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hdap_tui import moments, silencing
+from hdap_tui import moments
+from hdap_tui.alerting import silencing
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
 from hdap_tui.names import own_name

@@ -7,7 +7,7 @@ from typing import Any
 
 from hdap_tui.actions.bench import document, exit_code
 from hdap_tui.actions.clusters import clusters
-from hdap_tui.alert_words import alert_sentence
+from hdap_tui.alerting.words import alert_sentence
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import ExitCode, SettingsError
 from hdap_tui.figures import count

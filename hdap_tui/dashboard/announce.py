@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hdap_tui.alert_words import alert_sentence
+from hdap_tui.alerting.words import alert_sentence
 from hdap_tui.dashboard.formats import listed, proof
 from hdap_tui.figures import count
 from hdap_tui.store.records import FleetSnapshot, JobRow

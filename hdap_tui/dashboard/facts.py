@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from hdap_tui.alert_words import alert_sentence, is_quiet_now
+from hdap_tui.alerting.words import alert_sentence, is_quiet_now
 from hdap_tui.dashboard.formats import (
     age,
     change,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hdap_tui.alerting.silencing import selector_of
 from hdap_tui.commands import BY_NAME, COMMANDS, Command, Parameter
 from hdap_tui.config.expression import quote
 from hdap_tui.errors import SettingsError
-from hdap_tui.silencing import selector_of
 from hdap_tui.store.records import FleetSnapshot
 from hdap_tui.text import clean
 

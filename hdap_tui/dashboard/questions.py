@@ -6,7 +6,7 @@ are asked about here.
 
 from __future__ import annotations
 
-from hdap_tui.alert_words import alert_sentence
+from hdap_tui.alerting.words import alert_sentence
 from hdap_tui.dashboard.formats import listed
 from hdap_tui.dashboard.grammar import Call, Selection
 from hdap_tui.figures import count

@@ -218,7 +218,7 @@ class FleetSource:
 
     def explanation(self, alert: int) -> Sequence[tuple[str, str]]:
         """Explain an alert from the store."""
-        from hdap_tui.explaining import explain
+        from hdap_tui.alerting.explaining import explain
         from hdap_tui.store.alerts import row
 
         return explain(self._context.settings, self._store, row(self._store, alert))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from hdap_tui.alerting import come_up
+from hdap_tui.alerting.drifting import restart
+from hdap_tui.alerting.lifecycle import come_up
 from hdap_tui.deploy.hooks import Hooks
 from hdap_tui.deploy.owning import owning, refuse_unfinished
-from hdap_tui.drifting import restart
 from hdap_tui.fanout import on_each
 from hdap_tui.measuring import Measuring
 from hdap_tui.ssh import release

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hdap_tui import silencing
-from hdap_tui.alert_words import document, round_sentence
+from hdap_tui.alerting import silencing
+from hdap_tui.alerting.words import document, round_sentence
 from hdap_tui.config import Settings
 from hdap_tui.store import alerts, outbox, silences
 from hdap_tui.store.database import Store

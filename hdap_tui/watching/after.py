@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from hdap_tui import policy
+from hdap_tui.alerting import policy
 from hdap_tui.context import Context
 from hdap_tui.notify import messages
 from hdap_tui.notify.sender import Sender

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from hdap_tui.alert_words import alert_sentence
+from hdap_tui.alerting.words import alert_sentence
 from hdap_tui.figures import count
 from hdap_tui.progress import duration
 from hdap_tui.store.pauses import Pause

@@ -12,16 +12,16 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.latency import Latency
-from hdap_tui import absence, silencing
 from hdap_tui.actions.alerts import accept as accept_alert
-from hdap_tui.alert_words import alert_sentence, document, postable
-from hdap_tui.alerting import come_up, inhibit
+from hdap_tui.alerting import absence, silencing
+from hdap_tui.alerting.drifting import accept, judge_round
+from hdap_tui.alerting.explaining import explain
+from hdap_tui.alerting.lifecycle import come_up, inhibit
+from hdap_tui.alerting.policy import _is_wide
+from hdap_tui.alerting.words import alert_sentence, document, postable
 from hdap_tui.config import Settings, load
 from hdap_tui.context import Context
-from hdap_tui.drifting import accept, judge_round
 from hdap_tui.errors import RefusedError, SettingsError
-from hdap_tui.explaining import explain
-from hdap_tui.policy import _is_wide
 from hdap_tui.store import (
     alerts,
     devices,

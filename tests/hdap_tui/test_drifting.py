@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.latency import Latency
+from hdap_tui.alerting.drifting import drift_budget, forget_baseline, judge_round
 from hdap_tui.config import Settings, load
-from hdap_tui.drifting import drift_budget, forget_baseline, judge_round
 from hdap_tui.errors import SettingsError
 from hdap_tui.store import alerts, clusters, devices, drift, facts, measurements, models
 from hdap_tui.store.database import Store, open_store

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 import pytest
 from operating import Hdap, caller
 
-from hdap_tui import silencing
-from hdap_tui.alert_words import open_until, postable
+from hdap_tui.alerting import silencing
+from hdap_tui.alerting.words import open_until, postable
 from hdap_tui.config import Settings, load
 from hdap_tui.errors import ExitCode, SettingsError
 from hdap_tui.notify import messages

@@ -12,9 +12,9 @@ import pytest
 
 from engine.events import Reporter
 from engine.latency import Latency
-from hdap_tui import policy
 from hdap_tui.actions import compress as action
 from hdap_tui.actions import policy as actions
+from hdap_tui.alerting import policy
 from hdap_tui.config import load
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import RefusedError, SettingsError, UserError

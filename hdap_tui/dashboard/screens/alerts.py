@@ -14,7 +14,8 @@ from textual.containers import Container, VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
 
-from hdap_tui.alert_words import is_quiet_now
+from hdap_tui.alerting.silencing import selector_of
+from hdap_tui.alerting.words import is_quiet_now
 from hdap_tui.commands import BY_NAME
 from hdap_tui.dashboard.facts import alert_facts
 from hdap_tui.dashboard.filters import Words
@@ -27,7 +28,6 @@ from hdap_tui.dashboard.widgets.chart import LineChart
 from hdap_tui.dashboard.widgets.table import Cell, Column, Table
 from hdap_tui.figures import count
 from hdap_tui.names import with_letters
-from hdap_tui.silencing import selector_of
 from hdap_tui.store.records import NO_DATA, AlertEvent, AlertRow, FleetSnapshot
 from hdap_tui.text import clean
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from engine.latency import Latency
-from hdap_tui import silencing
-from hdap_tui.alerting import inhibit
+from hdap_tui.alerting import silencing
+from hdap_tui.alerting.lifecycle import inhibit
 from hdap_tui.config import Settings
 from hdap_tui.measuring import is_off
 from hdap_tui.store import alerts, drift, measurements

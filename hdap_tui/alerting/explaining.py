@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
-from hdap_tui.alert_words import is_quiet_now, whole_sentence
+from hdap_tui.alerting.subjects import COHORT, members
+from hdap_tui.alerting.words import is_quiet_now, whole_sentence
 from hdap_tui.config import Settings
 from hdap_tui.fact_names import BY_NAME, shown
 from hdap_tui.figures import count
@@ -22,7 +23,6 @@ from hdap_tui.store import models as table
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import NO_DATA, AlertRow
 from hdap_tui.store.values import moment
-from hdap_tui.subjects import COHORT, members
 from hdap_tui.text import clean
 
 Line = tuple[str, str]

@@ -16,13 +16,13 @@ from functools import cached_property
 from engine.fleet.rounds import Clearance, FleetMonitor, Signal
 from engine.fleet.rounds import Scope as Watched
 from engine.fleet.signals import Standing
-from hdap_tui import silencing
+from hdap_tui.alerting import silencing
+from hdap_tui.alerting.subjects import COHORT
 from hdap_tui.config import Settings
 from hdap_tui.names import with_letters
 from hdap_tui.store import alerts, measurements
 from hdap_tui.store.database import Store
 from hdap_tui.store.records import AlertRow, Scope
-from hdap_tui.subjects import COHORT
 
 _SPREAD = "spread"
 _RANK = {"fleet": 2, "cluster": 1, "device": 0}

@@ -12,14 +12,14 @@ from engine.fleet.budget import Budget
 from engine.fleet.limits import DriftSettings
 from engine.fleet.rounds import FleetMonitor
 from engine.latency import Latency
-from hdap_tui.alerting import Round, come_up
+from hdap_tui.alerting.lifecycle import Round, come_up
+from hdap_tui.alerting.subjects import COHORT, members, versions
 from hdap_tui.config import Settings
 from hdap_tui.store import alerts, clusters, drift
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store
 from hdap_tui.store.drift import DriftState
 from hdap_tui.store.records import AlertRow, Scope
-from hdap_tui.subjects import COHORT, members, versions
 
 _WHOLE: tuple[Scope, str] = ("fleet", "fleet")
 _WEEK_S = 7 * 86400.0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hdap_tui.alert_words import alert_sentence, is_quiet_now
+from hdap_tui.alerting.words import alert_sentence, is_quiet_now
 from hdap_tui.config import Settings
 from hdap_tui.context import Context
 from hdap_tui.errors import RefusedError, UserError
