@@ -74,7 +74,7 @@ def sweep() -> None:
     from hdap_tui.context import Context
     from hdap_tui.lab import control
     from hdap_tui.lab.profiles import Plan
-    from hdap_tui.watch import Watcher
+    from hdap_tui.watching.watcher import Watcher
 
     with tempfile.TemporaryDirectory() as folder:
         settings = load(ROOT / "fleet.toml").in_state(Path(folder))

@@ -33,7 +33,7 @@ from hdap_tui.store import clusters
 from hdap_tui.store import models as table
 from hdap_tui.store.alerts import LEVEL
 from hdap_tui.store.records import AlertRow, ClusterMap, JobRow
-from hdap_tui.watch import Watcher
+from hdap_tui.watching.watcher import Watcher
 
 _LEAST = 6
 """Devices below which the lab's groups have too few members."""

@@ -13,8 +13,8 @@ from hdap_tui.errors import ExitCode, SettingsError
 from hdap_tui.figures import count
 from hdap_tui.progress import WHOLE
 from hdap_tui.store import models
-from hdap_tui.watch import Watcher
 from hdap_tui.watching.loop import Loop
+from hdap_tui.watching.watcher import Watcher
 
 
 def sweep(context: Context, select: str | None = None, estimate: float | None = None) -> Outcome:

@@ -1,1 +1,1 @@
-"""What `hdap watch` is made of: when what is due, who is left out, who watches, what it says."""
+"""What `hdap watch` is made of: sweeps and rounds, when each is due, and who is left out."""

@@ -18,7 +18,6 @@ from hdap_tui.store import measurements, sweeps, watchers
 from hdap_tui.store.records import AlertRow
 from hdap_tui.store.values import from_seconds, to_seconds
 from hdap_tui.text import clean
-from hdap_tui.watch import Watcher
 from hdap_tui.watching import words
 from hdap_tui.watching.after import After
 from hdap_tui.watching.away import Away
@@ -26,6 +25,7 @@ from hdap_tui.watching.owner import Owner, owning
 from hdap_tui.watching.reload import SettingsFile, difference
 from hdap_tui.watching.service import notify
 from hdap_tui.watching.timetable import Kind, Rhythm, Step, Taken, decide, pause_after
+from hdap_tui.watching.watcher import Watcher
 
 _TICK_S = 0.2
 _LOOK_S = 1.0

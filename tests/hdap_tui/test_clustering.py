@@ -25,7 +25,7 @@ from hdap_tui.lab.profiles import Plan
 from hdap_tui.store import clusters, devices, measurements, memberships, models
 from hdap_tui.store.database import Store, open_store
 from hdap_tui.store.records import ClusterMap, ModelRow
-from hdap_tui.watch import Watcher
+from hdap_tui.watching.watcher import Watcher
 
 DIGESTS = ("ab" * 32, "cd" * 32)
 LEVELS = np.array([[20.0, 12.0]] * 6 + [[24.0, 12.4]] * 4)
