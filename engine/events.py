@@ -60,7 +60,7 @@ class Scored(Event):
     """One point of a curve."""
 
     name: str
-    """The curve: "best latency", "accuracy"."""
+    """The curve: "best predicted latency (ms)", "accuracy"."""
     x: float
     y: float
 

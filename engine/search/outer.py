@@ -272,7 +272,7 @@ class Search:
     def _tell(self, step: str, fleet: Fleet, best: Widths) -> None:
         self._reporter.advanced(step, self._scored)
         latency = float(fleet.value([best])[0])
-        self._reporter.scored(step, "best predicted latency", self._scored, latency)
+        self._reporter.scored(step, "best predicted latency (ms)", self._scored, latency)
         kept = self._kept[best] * self._reference
         self._reporter.scored(step, "accuracy before fine-tuning", self._scored, kept)
 

@@ -212,7 +212,7 @@ def test_every_step_says_how_much_there_is_and_reaches_it(undisturbed):
             assert any(isinstance(e, Finished) and e.step == step for e in events)
     curves = {e.name for e in events if isinstance(e, Scored)}
     assert curves == {
-        "best predicted latency", "accuracy before fine-tuning", "accuracy", "loss",
+        "best predicted latency (ms)", "accuracy before fine-tuning", "accuracy", "loss",
     }  # fmt: skip
     assert any("cross-validated error" in e.text for e in events if isinstance(e, Noted))
 

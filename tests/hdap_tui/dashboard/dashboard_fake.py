@@ -302,7 +302,7 @@ def job_stream(upto: float = 0.46) -> list[str]:
     scored = int(400 * min(1.0, upto * 1.4))
     for i in range(0, scored, 10):
         tell.advanced("search", i + 10)
-        tell.scored("search", "best predicted latency", i + 10, 4.1 + 3.3 * math.exp(-i / 90))
+        tell.scored("search", "best predicted latency (ms)", i + 10, 4.1 + 3.3 * math.exp(-i / 90))
     if upto >= 0.9:
         tell.finished("search")
         tell.started("fine-tune", total=10, weight=60)
