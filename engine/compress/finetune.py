@@ -60,8 +60,9 @@ def finetune(
         zeros: what stays zero whatever is learnt: see `padding.pad`.
 
     Raises:
-        ValueError: the recipe makes no sense, the checkpoint is another run's, the dataset has
-            other classes than the network, or training diverges at any learning rate.
+        DivergenceError: training diverges at any learning rate.
+        ValueError: the recipe makes no sense, the checkpoint is another run's, or the dataset has
+            other classes than the network.
     """
     validate(model, dataset, recipe, teacher)
     reporter = reporter or silent()

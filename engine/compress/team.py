@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.compress.recipe import Recipe
-from engine.compress.training import Team, work
+from engine.compress.training import DivergenceError, Team, work
 from engine.compress.updates import Update
 from engine.events import Advanced, AnyEvent, Noted, Reporter, Scored
 from engine.workers import Spawning, prepare
@@ -134,7 +134,8 @@ def _member(
         )  # fmt: skip
     except ValueError as error:
         if not rank:
-            events.put(ValueError(str(error)))
+            kind = DivergenceError if isinstance(error, DivergenceError) else ValueError
+            events.put(kind(str(error)))
     events.close()
     events.join_thread()
     torch.distributed.destroy_process_group()

@@ -73,6 +73,10 @@ class _State:
     epochs: list[dict[str, float]] = field(default_factory=list)
 
 
+class DivergenceError(ValueError):
+    """Training diverges at any learning rate."""
+
+
 class _Diverged(ArithmeticError):
     pass
 
@@ -225,7 +229,7 @@ class _Run:
         """Return to the last good epoch with a lower learning rate; say so."""
         self.state.rollbacks += 1
         if self.state.rollbacks > _MAX_ROLLBACKS:
-            raise ValueError(
+            raise DivergenceError(
                 f"training diverges in epoch {number} even at a learning rate of "
                 f"{self._rate(number - 1, 0.0) / _ROLLBACK_FACTOR:.2g}: {error}"
             ) from error

@@ -19,6 +19,7 @@ from engine.accelerator import threads
 from engine.events import Reporter, silent
 from engine.files import write
 from engine.search.hdap import Loop, Result, scorers
+from engine.search.measurements import NoDeviceError
 from engine.search.objective import FleetLatency
 from engine.search.outer import Search
 
@@ -92,7 +93,7 @@ def compress(
     Arguments, events and errors are those of :func:`engine.search.hdap.compress`; before them
     come the step "forecast" and a note that says what each way would gain. Where each cluster
     gets its own, its steps bear its number, and its files lie in a folder of their own;
-    measurements are shared.
+    measurements are shared. A cluster of which no device is left gets none, and a note says so.
 
     Raises:
         Cancelled: somebody asked to stop.
@@ -114,15 +115,20 @@ def compress(
             reporter.noted(STEP, f"{ahead.sentence()}; {way} is searched")
         if not apart or len(clusters) == 1:
             return Outcome(((everyone, loop.run()),), ahead)
-        results = []
+        results: list[tuple[tuple[int, ...], Result]] = []
         for cluster in clusters:
-            name = f"cluster-{cluster.id}"
+            name = f"cluster {cluster.id}"
             own = Loop(
-                *common, (cluster,), measure, settings, folder / name, reporter, cancelled,
-                log=folder / "measurements.jsonl", suffix=f" ({name})",
+                *common, (cluster,), measure, settings, folder / name.replace(" ", "-"), reporter,
+                cancelled, log=folder / "measurements.jsonl", suffix=f" ({name})",
                 executor=executor, template=loop.template,
             )  # fmt: skip
-            results.append(((cluster.id,), own.run()))
+            try:
+                results.append(((cluster.id,), own.run()))
+            except NoDeviceError as error:
+                if cluster == clusters[-1] and not results:
+                    raise
+                reporter.noted(STEP, f"{name} gets no network of its own: {error}")
         return Outcome(tuple(results), ahead)
 
 

@@ -30,6 +30,7 @@ from engine.compress.finetune import accuracy, finetune
 from engine.compress.groups import Group, importance
 from engine.compress.padding import pad
 from engine.compress.prune import narrow, prune
+from engine.compress.training import DivergenceError
 from engine.events import Reporter, silent
 from engine.fleet.geometry import measure_geometry
 from engine.latency import Measure
@@ -179,11 +180,16 @@ class Loop:
             stopped = self.iterate(len(self.iterations) + 1)
         metrics = self.metrics()
         if metrics.get("target_reached") is False:
-            stopped += (
-                f"; the target of {metrics['target_speedup']:.3g}x was not reached: the best is "
-                f"{metrics['speedup']:.2f}x"
-            )
+            stopped += f"; {self._missed(metrics['target_speedup'], metrics['speedup'])}"
         return Result(self.network, self.design, tuple(self.iterations), stopped, metrics)
+
+    def _missed(self, wanted: float, best: float) -> str:
+        """Say that a target was not reached, in the unit in which it was given."""
+        asked = self.settings.target_latency_ms
+        if asked is None:
+            return f"the target of {wanted:.3g}x was not reached: the best is {best:.2f}x"
+        found = asked * wanted / best
+        return f"the target of {asked:g} ms was not reached: the best is {found:.3g} ms"
 
     def iterate(self, number: int) -> str:
         """Do one outer iteration, or take it from the folder; say why to stop, if so."""
@@ -194,7 +200,12 @@ class Loop:
             found = self.search(number)
             if found is None:
                 return "nothing found that is faster and accurate enough"
-            iteration, tuned = self.finish(number, found)
+            try:
+                iteration, tuned = self.finish(number, found)
+            except DivergenceError as error:
+                if not self.iterations:
+                    raise
+                return f"outer iteration {number}: {error}: the network before it is kept"
             checkpoints.save(path, {"network": tuned.state_dict()}, iteration.to_state())
         # Read back in any case: a resumed search goes on from the same bits.
         iteration, network = rebuild(path, self.network, self.groups)

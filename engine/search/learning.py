@@ -32,6 +32,8 @@ class Fleet:
     """What the clusters' latencies make of the fleet's."""
     tables: tuple[Mapping[Widths, float], ...]
     """What was measured, in milliseconds."""
+    lost: frozenset[int] = frozenset()
+    """Ids of the clusters of which no device can be asked any more."""
 
     def predict(self, designs: Sequence[Widths]) -> Array:
         """Return predicted milliseconds (clusters, n)."""
@@ -58,6 +60,17 @@ class Fleet:
             return None
         return float(self.latency(np.array(found)[:, None])[0])
 
+    def settled_value(self, widths: Widths) -> float | None:
+        """Return the same, with predictions for the lost clusters; None where more is to come."""
+        measured = self.measured(widths)
+        missing = [c.id for c in self.clusters if str(c.id) not in measured]
+        if not self.lost.issuperset(missing):
+            return None
+        rows = self.predict([widths]) if missing else np.zeros((len(self.clusters), 1))
+        for row, cluster in enumerate(self.clusters):
+            rows[row] = measured.get(str(cluster.id), rows[row])
+        return float(self.latency(rows)[0])
+
     def only(self, cluster: Cluster) -> Fleet:
         """Return what is known of one cluster alone."""
         row = self.clusters.index(cluster)
@@ -67,6 +80,7 @@ class Fleet:
             (self.surrogates[row],),
             FleetLatency.of((cluster,), self.latency.kind, "size"),
             (self.tables[row],),
+            self.lost,
         )
 
     def miss(self, designs: Sequence[Widths]) -> Error:
@@ -133,7 +147,8 @@ def learn(
     if not clusters:
         raise ValueError("too few designs could be measured on any device to predict latency from")
     latency = FleetLatency.of(clusters, settings.objective, settings.weighting)
-    return Fleet(geometry, tuple(clusters), tuple(surrogates), latency, tuple(tables))
+    lost = frozenset(c.id for c in clusters if measurements.representative(c) is None)
+    return Fleet(geometry, tuple(clusters), tuple(surrogates), latency, tuple(tables), lost)
 
 
 def _sentence(cluster: Cluster, surrogate: Surrogate) -> str:

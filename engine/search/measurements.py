@@ -33,6 +33,10 @@ class Cancelled(Exception):
     """Somebody asked to stop; what was measured and trained is kept."""
 
 
+class NoDeviceError(ValueError):
+    """No device is left that can be measured."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Devices that behave alike, of which one is measured."""
@@ -165,7 +169,7 @@ class Measurements:
 
         Raises:
             Cancelled: somebody asked to stop.
-            ValueError: no device is left; what failed is asked again by the next run.
+            NoDeviceError: none is left; what failed is asked again by the next run.
         """
         todo = [self._whole] if not self._asked else []
         todo += [widths for widths in dict.fromkeys(designs) if widths not in (*self._asked, *todo)]
@@ -278,12 +282,13 @@ class Measurements:
                 + (
                     f"{after} stands in for cluster {cluster.id}"
                     if after
-                    else f"cluster {cluster.id} has no other device"
+                    else f"cluster {cluster.id} has no other device: what it has measured so far "
+                    "has to do"
                 ),
             )
         if all(self.representative(cluster) is None for cluster in self.clusters):
             self._log.void_failures()
-            raise ValueError(
+            raise NoDeviceError(
                 "no device is left that can be measured; the log says what failed on each: "
                 "mend one and resume the job"
             )

@@ -194,7 +194,7 @@ class Search:
         """
         settings, step = self._settings, self._name("refine")
         ranked = [w for w in self._ranked(fleet) if self._good(w)]
-        best = [w for w in ranked if fleet.measured_value(w) is None][: settings.finalists]
+        best = [w for w in ranked if fleet.settled_value(w) is None][: settings.finalists]
         best += self._beside(fleet, best)
         new = list(best)
         if round_ < settings.refinements and settings.sampling == "guided" and ranked:
@@ -243,7 +243,7 @@ class Search:
             twins = [origin] if origin != widths else self.space.twins(widths)
             if twins:
                 found[twins[int(fleet.value(twins).argmin())]] = None
-        new = [w for w in found if w not in designs and fleet.measured_value(w) is None]
+        new = [w for w in found if w not in designs and fleet.settled_value(w) is None]
         kept = self.accuracies(new) / self._reference
         for widths, share in zip(new, kept, strict=True):
             self._genes.setdefault(widths, self.space.genes(widths))
@@ -260,9 +260,10 @@ class Search:
     def _latency(self, fleet: Fleet, widths: Widths) -> float:
         """Relative to the unpruned network, as measured, else as predicted.
 
-        Where candidates have been measured, those that have not are not to be chosen.
+        Where candidates have been measured, those that have not are not to be chosen. Clusters
+        that are lost count by prediction.
         """
-        measured, whole = fleet.measured_value(widths), fleet.measured_value(self.space.channels)
+        measured, whole = fleet.settled_value(widths), fleet.settled_value(self.space.channels)
         if measured is not None and whole is not None:
             return measured / whole
         if self._settings.finalists and whole is not None and widths != self.space.now:
@@ -294,7 +295,7 @@ def _verdict(before: Fleet, after: Fleet, designs: Sequence[Widths]) -> str:
     )
     if before.clusters != after.clusters:
         return "a cluster was lost while the best designs were measured"
-    measured = [w for w in designs if after.measured_value(w) is not None]
+    measured = [w for w in designs if after.settled_value(w) is not None]
     if not measured:
         return "none of the best designs could be measured"
     return (

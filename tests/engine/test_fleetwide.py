@@ -71,17 +71,22 @@ def network(digits):
 class Devices:
     """One waits for the first convolution alone, the other for the last."""
 
-    def __init__(self, network):
+    def __init__(self, network, early=10**9):
+        self.early = early  # how often the first answers
         self.geometry = measure_geometry(network, trace(network, EXAMPLE), EXAMPLE)
         self.asked = 0
 
     def __call__(self, requests, cancelled=lambda: False):
         for path, device in requests:
             self.asked += 1
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if device == "early" and self.early <= 0:
+                yield Latency(device=device, model=digest, error="unreachable")
+                continue
+            self.early -= device == "early"
             widths = tuple(int(width) for width in path.stem.split("-"))
             macs = self.geometry.macs([widths])[0]
             ms = 0.1 + 1e-5 * macs[0 if device == "early" else 2]
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
             yield Latency(device=device, model=digest, median_ms=ms, block_medians_ms=(ms, ms))
 
 
@@ -95,8 +100,8 @@ def run(network, digits):
             exported.append(Template(network, EXAMPLE, groups))
         return exported[0]
 
-    def search(folder, settings=SETTINGS, clusters=CLUSTERS):
-        events, devices = [], Devices(network)
+    def search(folder, settings=SETTINGS, clusters=CLUSTERS, **how):
+        events, devices = [], Devices(network, **how)
         outcome = fleetwide.compress(
             network, groups, digits, clusters, devices, settings, folder,
             Reporter("job", events.append), template=template,
@@ -134,7 +139,7 @@ def test_each_network_prunes_what_its_own_cluster_waits_for(apart):
     for result, name in ((early, "0"), (late, "1")):
         assert set(result.metrics["measured_ms_after"]) == {name}
         assert result.metrics["measured_speedup"] > outcome.forecast.one[name]
-    assert any(isinstance(e, Started) and e.step == "search (cluster-1)" for e in events)
+    assert any(isinstance(e, Started) and e.step == "search (cluster 1)" for e in events)
 
 
 def test_taken_up_again_it_decides_the_same_and_measures_nothing(apart, run):
@@ -144,6 +149,15 @@ def test_taken_up_again_it_decides_the_same_and_measures_nothing(apart, run):
     assert again.forecast == outcome.forecast
     assert [r.design for _, r in again.results] == [r.design for _, r in outcome.results]
     assert [r.metrics for _, r in again.results] == [r.metrics for _, r in outcome.results]
+
+
+def test_a_cluster_without_any_device_left_loses_only_its_own_network(run, tmp_path):
+    # It is gone once the fleet's search has learnt from it, before its own one begins.
+    outcome, events, _ = run(tmp_path, replace(SETTINGS, per_cluster="always"), early=19)
+    assert [ids for ids, _ in outcome.results] == [(1,)]
+    notes = [e.text for e in events if isinstance(e, Noted)]
+    assert any("cluster 0 gets no network of its own: no device is left" in one for one in notes)
+    assert outcome.results[0][1].metrics["measured_speedup"] > 1.2
 
 
 def test_measurements_are_shared_between_the_networks(apart):
