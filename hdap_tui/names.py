@@ -25,4 +25,6 @@ def cluster_letter(cluster: int) -> str:
 
 def with_letters(text: str) -> str:
     """Return a text with its clusters by their letters: "cluster 2" becomes "cluster C"."""
-    return re.sub(r"\bcluster (\d+)\b", lambda m: f"cluster {cluster_letter(int(m[1]))}", text)
+    # "one for each cluster 1.25x" names none.
+    numbers = r"\bcluster (\d+)\b(?!\.\d)"
+    return re.sub(numbers, lambda found: f"cluster {cluster_letter(int(found[1]))}", text)

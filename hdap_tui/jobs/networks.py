@@ -163,11 +163,11 @@ class Builder:
         self.forecast = asdict(outcome.forecast) if outcome.forecast else None
         found, without = [], ""
         for numbers, result in outcome.results:
-            self.job.reporter.noted("search", f"ended: {result.stopped}")
+            part = Part(numbers, set(numbers) != set(start.part.clusters))
+            self.job.reporter.noted(part.step("search"), f"ended: {result.stopped}")
             if result.design.widths == start.design.widths:
                 without = without or result.stopped
                 continue
-            part = Part(numbers, len(outcome.results) > 1)
             found.append(
                 Network(part, result.network, result.design, result.metrics, result.stopped)
             )

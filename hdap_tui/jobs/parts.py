@@ -59,18 +59,17 @@ class Part:
     """Whether others are made beside it."""
 
     @property
-    def _suffix(self) -> str:
-        letters = "-".join(map(cluster_letter, self.clusters))
-        return f"cluster-{letters}" if self.alone else ""
+    def _letters(self) -> str:
+        return "-".join(map(cluster_letter, self.clusters))
 
     def step(self, kind: str) -> str:
         """Return the name of a step of this part."""
-        return f"{kind} ({self._suffix})" if self.alone else kind
+        return f"{kind} (cluster {self._letters})" if self.alone else kind
 
     def file(self, name: str) -> str:
         """Return a name that no other part uses."""
         path = Path(name)
-        return f"{path.stem}-{self._suffix}{path.suffix}" if self.alone else name
+        return f"{path.stem}-cluster-{self._letters}{path.suffix}" if self.alone else name
 
 
 @contextmanager

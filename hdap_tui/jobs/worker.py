@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from engine.events import Reporter
+from engine.events import AnyEvent, Failed, Noted, Reporter
 from hdap_tui.errors import UserError
 from hdap_tui.jobs.folder import EventFile, JobFolder
+from hdap_tui.names import with_letters
 from hdap_tui.progress import WHOLE
 
 
@@ -24,7 +26,8 @@ def main(path: Path) -> int:
     with folder.working():
         past, _ = folder.events()
         stream = EventFile(path / "events.jsonl")
-        reporter = Reporter(folder.name, stream, sequence=past[-1].sequence if past else 0)
+        sequence = past[-1].sequence if past else 0
+        reporter = Reporter(folder.name, lambda event: stream(_named(event)), sequence)
         try:
             return _work(folder, reporter)
         finally:
@@ -47,7 +50,7 @@ def _work(folder: JobFolder, reporter: Reporter) -> int:
     except (UserError, ValueError, OSError) as error:
         traceback.print_exc()  # into the job's log
         reporter.failed(WHOLE, str(error))
-        folder.finish("failed", error=str(error))
+        folder.finish("failed", error=with_letters(str(error)))
         return 1
     except Exception as error:
         traceback.print_exc()
@@ -58,6 +61,15 @@ def _work(folder: JobFolder, reporter: Reporter) -> int:
     folder.finish("finished", **result)
     reporter.finished(WHOLE, **result)
     return 0
+
+
+def _named(event: AnyEvent) -> AnyEvent:
+    """Return an event that names clusters as the screens do; the engine counts them."""
+    if isinstance(event, Noted):
+        event = replace(event, text=with_letters(event.text))
+    elif isinstance(event, Failed):
+        event = replace(event, error=with_letters(event.error))
+    return replace(event, step=with_letters(event.step))
 
 
 def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
