@@ -596,14 +596,13 @@ COMMANDS: tuple[Command, ...] = (
             Parameter("data", "digits, CIFAR-10, a folder of pictures or an .npz."),
             Parameter(
                 "method",
-                "static: ranges from images, for convolutions; dynamic: as it runs, for MatMul.",
+                "static (usual): ranges from images, for convolutions; dynamic: for MatMul alone.",
                 kind="choice",
                 choices=("static", "dynamic"),
-                default="static",
             ),
             Parameter(
                 "maximum-drop",
-                "Points of accuracy that may be lost; layers that cost more stay in float.",
+                "Points of accuracy that static may lose; layers that cost more stay in float.",
                 kind="number",
             ),
             Parameter(

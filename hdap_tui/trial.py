@@ -6,7 +6,6 @@ which tell a broken runtime from a poor model.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from engine.classifier import Classifier
 from hdap_tui import images
 from hdap_tui.config import Settings
 from hdap_tui.errors import SettingsError, UserError
-from hdap_tui.jobs.folder import JobFolder
+from hdap_tui.jobs.origin import origin
 from hdap_tui.store.records import ModelRow
 from hdap_tui.visit import Bench
 
@@ -98,7 +97,7 @@ def prepare(
     """
     try:
         classifier = Classifier(Path(model.path), model.name)
-        dataset = data.load(source, _seed(settings, model), classifier.side)
+        dataset = data.load(source, origin(settings, model).seed, classifier.side)
         classifier.accept(dataset.test_images, len(dataset.classes))
         taken = images.choose(dataset.test_labels, limit)
         shown = dataset.test_images[taken]
@@ -118,15 +117,3 @@ def prepare(
         here_s=time.monotonic() - began,
         batch=classifier.batch,
     )
-
-
-def _seed(settings: Settings, model: ModelRow) -> int:
-    """Return the seed that data is split by: that of the job which made the model, if there is one.
-
-    What that job trained on is thus no test image.
-    """
-    if model.job:
-        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
-            request = JobFolder(settings.state_dir / "jobs" / model.job).request
-            return int(request["compression"]["seed"])
-    return settings.compression.seed

@@ -13,6 +13,7 @@ from hdap_tui.actions.bench import document, exit_code, model_named
 from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import SettingsError
 from hdap_tui.figures import count
+from hdap_tui.jobs.origin import origin
 from hdap_tui.measuring import Measuring
 from hdap_tui.store import models as table
 from hdap_tui.store.records import ModelRow
@@ -42,7 +43,8 @@ def try_model(
     settings, reporter = context.settings, context.reporter
     row = model_named(context, library.ensure(settings, context.store), model)
     reporter.started("prepare", weight=_PREPARE_S)
-    trial = prepare(settings, row, images or settings.data, most, context.cancelled)
+    source = images or origin(settings, row).data
+    trial = prepare(settings, row, source, most, context.cancelled)
     reporter.finished("prepare", images=len(trial.images))
     with (
         tempfile.TemporaryDirectory(prefix="images-", dir=settings.state_dir) as folder,

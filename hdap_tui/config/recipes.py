@@ -18,7 +18,7 @@ TRAINING = frozenset({"finetune", "dhspg", "hesso"})
 """Methods that take a learning rate and epochs."""
 
 _TUNING = {"epochs", "lr", "optimizer"}
-_KEYS: dict[str, set[str]] = {
+KEYS: dict[str, set[str]] = {
     "search": set(),
     "uniform": {"kept", "multiple", "measure"},
     "dhspg": {"kept", "multiple", *_TUNING},
@@ -29,6 +29,7 @@ _KEYS: dict[str, set[str]] = {
     "static": {"maximum_drop", "calibration", "take"},
     "precision": {"maximum_drop", "calibration", "precisions", "rounds", "take"},
 }
+"""What each method takes."""
 _MEASURES: dict[str, tuple[str, ...]] = {"uniform": ("l1", "l2"), "unstructured": ("l1", "random")}
 
 
@@ -51,7 +52,7 @@ def check(recipes: Mapping[str, schema.Recipe], source: Source) -> None:
 
 
 def _check_keys(step: schema.RecipeStep, path: KeyPath, source: Source) -> None:
-    method, known = step.method, _KEYS[step.method]
+    method, known = step.method, KEYS[step.method]
     given = {key for key, value in asdict(step).items() if key != "method" and value is not None}
     for key in sorted(given - known):
         takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"

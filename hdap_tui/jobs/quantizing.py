@@ -25,6 +25,7 @@ from hdap_tui.facts import Facts, gather
 from hdap_tui.fanout import on_each
 from hdap_tui.jobs.folder import write_json
 from hdap_tui.jobs.parts import Job, Part, stages_of
+from hdap_tui.names import cluster_letter
 from hdap_tui.ssh.errors import DeviceError
 
 EXPECTED_S = 3.0
@@ -198,9 +199,8 @@ def _beside(
             by_digest = {one.model: one.median_ms for one in answers}
             before, after = (by_digest[known(path).digest] for path in (first, second))
             return device, (before, after)
-    raise ValueError(
-        f"no device of cluster {cluster.id} can be measured any more; resume the job later"
-    )
+    letter = cluster_letter(cluster.id)
+    raise ValueError(f"no device of cluster {letter} can be measured now; resume the job later")
 
 
 def instruction_sets(job: Job, clusters: Sequence[Cluster]) -> dict[int, Isa]:

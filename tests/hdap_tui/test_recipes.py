@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,10 @@ method = "precision"
 precisions = ["fp32", "int8", "int4"]
 rounds = 1
 take = "always"
+
+[[recipes.thin.steps]]
+method = "uniform"
+kept = 0.9
 
 [recipes.small]
 maximum_bytes = 1000
@@ -226,10 +231,64 @@ def test_a_finished_model_is_quantized_and_the_reason_told(site: Site) -> None:
 
 
 def test_a_model_that_is_quantized_already_is_refused(site: Site, halved: dict[str, Any]) -> None:
+    count = len(jobs.every(site.jobs))
     ended = hdap(site.file, "quantize", halved["model"])
-    assert ended.status == ExitCode.FAILED
-    error = (jobs.find(site.jobs, None).result or {})["error"]
-    assert "already quantized: give the float network that it was made from" in error
+    assert ended.status == ExitCode.USAGE
+    found = re.search(r"is quantized already \(int8\): quantize (\S+), from which", ended.said)
+    assert found, ended.said
+    assert Path(found[1]).is_file()
+    assert len(jobs.every(site.jobs)) == count, "no job was started"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--maximum-drop", "-1"), "--maximum-drop is -1: Expected `float` >= 0"),
+        (("--method", "dynamic", "--maximum-drop", "1"), "--maximum-drop: dynamic quantization"),
+        (("--method", "dynamic", "--calibration", "entropy"), "--calibration: dynamic quant"),
+    ],
+)
+def test_options_that_make_no_sense_start_no_quantization(
+    site: Site, words: tuple[str, ...], said: str
+) -> None:
+    count = len(jobs.every(site.jobs))
+    ended = hdap(site.file, "quantize", *words)
+    assert ended.status == ExitCode.USAGE
+    assert said in ended.said
+    assert len(jobs.every(site.jobs)) == count
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--evaluations", "5"), "evaluations is 5; it must be at least"),
+        (("--target-speedup", "0.9"), "target_speedup is 0.9; it must be more than 1"),
+        (("--recipe", "small", "--maximum-drop", "0"), '--maximum-drop: the recipe "small" has no'),
+    ],
+)
+def test_options_that_make_no_sense_start_no_compression(
+    site: Site, words: tuple[str, ...], said: str
+) -> None:
+    count = len(jobs.every(site.jobs))
+    ended = hdap(site.file, "compress", *words)
+    assert ended.status == ExitCode.USAGE
+    assert said in ended.said
+    assert len(jobs.every(site.jobs)) == count
+
+
+def test_a_model_is_judged_on_images_that_its_job_did_not_learn(
+    site: Site, halved: dict[str, Any]
+) -> None:
+    # Digits are split by the seed: with another, test images are among those learnt.
+    ended = hdap(site.file, "compress", "--recipe", "thin", "--seed", "5", "--data", "digits")
+    assert ended.status == ExitCode.DONE, ended.said
+    made = ended.data["result"]
+    assert halved["metrics"]["recipe"]["seed"] != 5
+    ended = hdap(site.file, "quantize", made["model"], "--method", "dynamic", "--always")
+    assert ended.status == ExitCode.DONE, ended.said
+    assert jobs.find(site.jobs, None).request["compression"]["seed"] == 5
+    before = ended.data["result"]["metrics"]["test_accuracy_before"]
+    assert before == pytest.approx(made["metrics"]["test_accuracy"])
 
 
 def test_images_of_other_classes_are_refused(site: Site, tmp_path: Path) -> None:
