@@ -101,28 +101,37 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, good in (
-            ("outer_iterations", self.outer_iterations >= 1),
-            ("population", self.population >= 0),
-            ("evaluations", self.evaluations >= self.at_once * (1 + self.refinements)),
-            ("sigma", self.sigma > 0),
-            ("alpha", 0 < self.alpha <= 1),
-            ("max_extra_pruning", 0 < self.max_extra_pruning <= 1),
-            ("channel_multiple", self.channel_multiple >= 1),
-            ("maximum_drop", self.maximum_drop >= 0),
-            ("accuracy_images", self.accuracy_images >= 2),
-            ("samples", self.samples >= 10),
-            ("resamples", self.resamples >= 0),
-            ("explored", self.explored >= 0),
-            ("refinements", self.refinements >= 0),
-            ("finalists", self.finalists >= 0),
-            ("batch", self.batch >= 1),
-            ("workers", self.workers >= 1),
-            ("target_speedup", self.target_speedup is None or self.target_speedup > 1),
-            ("target_latency_ms", self.target_latency_ms is None or self.target_latency_ms > 0),
+        least = self.at_once * (1 + self.refinements)
+        for name, good, bound in (
+            ("outer_iterations", self.outer_iterations >= 1, "at least 1"),
+            ("population", self.population >= 0, "at least 0"),
+            ("evaluations", self.evaluations >= least, f"at least {least}"),
+            ("sigma", self.sigma > 0, "more than 0"),
+            ("alpha", 0 < self.alpha <= 1, "more than 0, at most 1"),
+            ("max_extra_pruning", 0 < self.max_extra_pruning <= 1, "more than 0, at most 1"),
+            ("channel_multiple", self.channel_multiple >= 1, "at least 1"),
+            ("maximum_drop", self.maximum_drop >= 0, "at least 0"),
+            ("accuracy_images", self.accuracy_images >= 2, "at least 2"),
+            ("samples", self.samples >= 10, "at least 10"),
+            ("resamples", self.resamples >= 0, "at least 0"),
+            ("explored", self.explored >= 0, "at least 0"),
+            ("refinements", self.refinements >= 0, "at least 0"),
+            ("finalists", self.finalists >= 0, "at least 0"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("workers", self.workers >= 1, "at least 1"),
+            (
+                "target_speedup",
+                self.target_speedup is None or self.target_speedup > 1,
+                "more than 1",
+            ),
+            (
+                "target_latency_ms",
+                self.target_latency_ms is None or self.target_latency_ms > 0,
+                "more than 0",
+            ),
         ):
             if not good:
-                raise ValueError(f"the search's {name} cannot be {getattr(self, name)}")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {bound}")
         if self.constraint != "accuracy" and not (self.target_speedup or self.target_latency_ms):
             raise ValueError(
                 f'the constraint "{self.constraint}" needs a target_speedup or a target_latency_ms'

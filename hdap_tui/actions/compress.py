@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,22 @@ from engine.models import NAMES, recognise
 from hdap_tui import library
 from hdap_tui.actions.jobs import jobs_dir, started
 from hdap_tui.config import Settings
+from hdap_tui.config.schema import Compression
 from hdap_tui.config.settings import BUILTIN, BUILTIN_WEIGHTS_OF
 from hdap_tui.config.source import did_you_mean
 from hdap_tui.context import Context, Outcome
 from hdap_tui.errors import SettingsError
 from hdap_tui.jobs import control, fleet
-from hdap_tui.jobs.steps import plain
+from hdap_tui.jobs.steps import plain, searching
 from hdap_tui.store.records import ModelRow
+
+_USUAL: Mapping[str, Any] = {"steps": ({"method": "search"},)}
+"""What is done without a recipe, but for the quantization."""
+_OF_SEARCHES = (
+    "evaluations", "maximum_drop", "target_speedup", "target_latency_ms", "constraint",
+    "per_cluster",
+)  # fmt: skip
+"""Options that only a search looks at."""
 
 
 def compress(
@@ -55,14 +64,18 @@ def compress(
         "objective": objective,
         "per_cluster": per_cluster,
     }
+    chosen = {} if recipe is None else {"recipe": _recipe(settings, recipe)}
     asked = _asked(settings, changes, epochs)
+    if any(step["method"] == "search" for step in chosen.get("recipe", _USUAL)["steps"]):
+        _check_search(asked)
+    else:
+        _refuse(_OF_SEARCHES, changes, f'the recipe "{recipe}" has no search, which alone takes it')
     used = str(weights.absolute()) if weights else str(settings.weights_of(asked.network))
     named = images(settings, data)
     check_data(named)
     _check_network(asked.network, used)
     if used and not used.startswith(BUILTIN) and not Path(used).is_file():
         raise SettingsError(f"--weights: there is no file {used}.")
-    chosen = {} if recipe is None else {"recipe": _recipe(settings, recipe)}
     found = fleet.latest(settings, context.store)
     parent = in_use(context)  # may have to be written, which takes ten seconds
     builtin = settings.model(parent.name).builtin
@@ -136,12 +149,35 @@ def _asked(settings: Settings, changes: Mapping[str, Any], epochs: int | None) -
         msgspec.convert(msgspec.to_builtins(asked), type(asked))
     except msgspec.ValidationError as error:
         raise SettingsError(f"This cannot be searched: {error}.") from error
+    return asked
+
+
+def _check_search(asked: Compression) -> None:
+    """Refuse what a search could not do.
+
+    Raises:
+        SettingsError: the sentence says which setting it is.
+    """
     if asked.constraint != "accuracy" and not (asked.target_speedup or asked.target_latency_ms):
         raise SettingsError(
             f'The constraint "{asked.constraint}" needs a latency to reach: give --target-speedup '
             "or --target-latency-ms, or set one under [compression]."
         )
-    return asked
+    try:
+        searching(asked.with_threads(), 1.0)
+    except ValueError as error:
+        raise SettingsError(f"This cannot be searched: {error}.") from error
+
+
+def _refuse(names: Collection[str], changes: Mapping[str, Any], why: str) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        SettingsError: one of them was given.
+    """
+    for name in names:
+        if changes[name] is not None:
+            raise SettingsError(f"--{name.replace('_', '-')}: {why}.")
 
 
 def _network(named: str) -> str:

@@ -411,7 +411,7 @@ class Compression(Section, frozen=True):
     maximum_drop: NotNegative = 2.0
     """Points of accuracy that the result may lose against the original network."""
     target_speedup: NotNegative = 0.0
-    """Speed-up over the fleet at which the search is content; 0: as fast as it gets."""
+    """Speed-up over the fleet, above 1, at which the search is content; 0: as fast as it gets."""
     target_latency_ms: NotNegative = 0.0
     """The same as a latency in milliseconds; 0: none."""
     constraint: Literal["accuracy", "latency", "both"] = "accuracy"

@@ -153,7 +153,9 @@ class Settings:
     def weights_of(self, network: str) -> str | Path:
         """Return a network's weights: the name of shipped ones, a file, or empty for its own."""
         named = self.compression.weights
-        if not named or network.endswith(".onnx"):
+        # Shipped weights are those of one network alone, a file may be any one's.
+        others = named.startswith(BUILTIN) and network != self.compression.network
+        if not named or others or network.endswith(".onnx"):
             return BUILTIN_WEIGHTS_OF.get(network, "")
         return named if named.startswith(BUILTIN) else self.resolve(named)
 

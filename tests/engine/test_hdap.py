@@ -362,7 +362,7 @@ def test_a_multiple_that_leaves_nothing_to_prune_is_refused(search, geometry, tm
 
 def test_settings_survive_json_and_refuse_nonsense():
     assert Settings.from_json(SETTINGS.to_json()) == SETTINGS
-    with pytest.raises(ValueError, match=r"alpha cannot be 1\.5"):
+    with pytest.raises(ValueError, match=r"alpha is 1\.5; it must be more than 0, at most 1"):
         replace(SETTINGS, alpha=1.5)
     with pytest.raises(ValueError, match="not a search's settings"):
         Settings.from_json('{"colour": 1}')

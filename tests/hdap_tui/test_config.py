@@ -158,6 +158,9 @@ def test_weights_that_nobody_names_are_those_that_come_with_the_network(
     assert len(list(settings.missing())) == (network == "net.onnx")
     other = load(write(tmp_path, '[compression]\nweights = "w.safetensors"\n'))
     assert other.weights_of("vgg16") == tmp_path / "w.safetensors"
+    shipped = load(write(tmp_path, '[compression]\nweights = "builtin:resnet20-digits"\n'))
+    assert shipped.weights_of("resnet20") == "builtin:resnet20-digits"
+    assert shipped.weights_of("shop.networks:small") == "", "shipped weights are one network's"
     assert other.weights_of("net.onnx") == "", "an ONNX file has its own"
 
 
