@@ -241,6 +241,10 @@ def test_each_cluster_can_have_a_model_of_its_own_which_goes_to_its_devices(
     folder = jobs.start(site.jobs, "compress", request, measured=undisturbed)
     wait_for(lambda: folder.state in {"finished", "failed"})
     assert folder.state == "finished", folder.result
+    progress = folder.progress()
+    assert {"search (cluster A)", "decide (cluster A)", "search (cluster B)"} <= set(progress.steps)
+    said = "\n".join(progress.log)
+    assert not re.search(r"cluster-?\d|cluster \d+\b(?!\.)", said), "clusters go by letters"
     result = folder.result or {}
     assert result["models"][0]["model"].endswith("-A")
     same = result["models"][0]["digest"] == result["models"][1]["digest"]
