@@ -390,8 +390,11 @@ class HdapApp(App[None]):
 
     # ------------------------------------------------------------------------------ screens
 
-    def open_view(self, view: str, call: Call) -> None:
-        """Open a view, and select in it what the call names."""
+    def open_view(self, view: str, call: Call, typed: bool = False) -> None:
+        """Open a view, and select in it what the call names.
+
+        `typed` says that it was asked for in words, which never hide what they name.
+        """
         if view == "device":
             from hdap_tui.dashboard.screens.device import DeviceScreen
 
@@ -415,7 +418,7 @@ class HdapApp(App[None]):
             self.when_ready(lambda: screen.open_job(job))  # type: ignore[attr-defined]
         if view == "compare":
             models = self.get_screen(target)
-            self.when_ready(lambda: models.compare(toggle=there))  # type: ignore[attr-defined]
+            self.when_ready(lambda: models.compare(toggle=there and not typed))  # type: ignore[attr-defined]
 
     async def action_back(self) -> None:
         """One step back: what the screen can undo, else the screen below, at last the fleet."""

@@ -95,7 +95,7 @@ class Desk:
         elif command.view and "at" in call.given and set(call.given) <= {command.subject, "at"}:
             self._travel(filled)
         elif command.view and set(call.given) <= {command.subject}:
-            app.open_view(command.view, filled)
+            app.open_view(command.view, filled, typed)
         elif command.name == "jobs follow":
             app.open_view("job", filled)
         elif command.name == "watch" and not call.given:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+
+from rich.cells import cell_len
 
 from hdap_tui.dashboard.formats import ASCII, listed
 from hdap_tui.dashboard.widgets.chart import Dot, Plot, Series
+from hdap_tui.figures import count
 from hdap_tui.profiles import Comparison, Profiled
 from hdap_tui.text import clean
 
@@ -43,16 +47,32 @@ def front_plot(found: Comparison, selected: str) -> Plot:
     )  # fmt: skip
 
 
-def left_out(found: Comparison) -> str:
-    """Return which models are not in the plot, why, and what brings them there."""
+def left_out(found: Comparison, room: int) -> str:
+    """Return which models are not in the plot, why, and what brings them there.
+
+    One line, or one for each reason; names give way where a line has more than `room` cells, so
+    that what to do is always there to read.
+    """
     if not any(row.timed is not None and row.accuracy is not None for row in found.rows):
         return ""
     unknown = [row.model.name for row in found.rows if row.accuracy is None]
     said = [
-        f"not timed there: {listed(found.missing)} (:bench)" if found.missing else "",
-        f"accuracy unknown: {listed(unknown)} (:models compare --data)" if unknown else "",
+        _fitting("not timed there: ", found.missing, " (:bench)", room),
+        _fitting("accuracy unknown: ", unknown, " (:models compare --data)", room),
     ]
-    return "  ".join(filter(None, said))
+    line = "  ".join(filter(None, said))
+    return line if cell_len(line) <= room else "\n".join(filter(None, said))
+
+
+def _fitting(why: str, names: Sequence[str], what: str, room: int) -> str:
+    """Return a line about models: with as many names as it has room for, else their number."""
+    if not names:
+        return ""
+    lines = (f"{why}{listed(names, limit)}{what}" for limit in (3, 2, 1))
+    return next(
+        (line for line in lines if cell_len(line) <= room),
+        f"{why}{count(len(names), 'model')}{what}",
+    )
 
 
 def _why_empty(found: Comparison) -> str:

@@ -97,6 +97,8 @@ class ModelsScreen(TableView):
         """Show the plot where there is room for it."""
         super().on_resize()
         self._make_room()
+        if self.ready:
+            self._show_plot()
 
     def compare(self, toggle: bool) -> None:
         """Show the plot; where it is shown already, and `toggle` is set, hide it."""
@@ -122,6 +124,13 @@ class ModelsScreen(TableView):
     def _roomy(self) -> bool:
         return self.size.width >= NARROW and self.size.height >= TALL
 
+    @property
+    def _front_room(self) -> int:
+        """Cells of a line under the plot, as the layout has it in `dashboard.tcss`."""
+        if self._roomy:
+            return self.size.width * 3 // 5 - 3
+        return self.size.width - 2
+
     def _make_room(self) -> None:
         self.set_class(self.plotted, "-plotted")
         self.set_class(not self._roomy, "-tight")
@@ -138,7 +147,7 @@ class ModelsScreen(TableView):
     def _show_plot(self) -> None:
         row: ModelRow | None = self.main.current
         self._front.show(front_plot(self._comparison, row.digest if row else ""))
-        text = left_out(self._comparison)
+        text = left_out(self._comparison, self._front_room)
         self._left_out.display = bool(text)
         self._left_out.update(Text(text, style=self.palette["muted"]))
 

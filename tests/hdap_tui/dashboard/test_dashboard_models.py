@@ -72,6 +72,54 @@ async def test_a_key_opens_the_plot_from_anywhere_and_hides_it_again(open_app: O
         assert hands.source.ran == [], "nothing ran; what is known is shown"
 
 
+async def test_the_command_shows_the_plot_and_never_hides_it(open_app: Open) -> None:
+    async with open_app(size=(160, 48)) as hands:
+        await hands.press("5")
+        await hands.sees("accuracy by latency on edge-01 (emulated), ms")
+        for _ in range(2):
+            await hands.press("colon")
+            await hands.type("models compare")
+            await hands.press("enter")
+            await hands.idle()
+            assert "accuracy by latency" in hands.text()
+        await hands.press("V")
+        assert "accuracy by latency" not in hands.text(), "the key hides what is shown already"
+        await hands.press("colon")
+        await hands.type("models compare")
+        await hands.press("enter")
+        await hands.sees("accuracy by latency on edge-01 (emulated), ms")
+
+
+def nine_unknown() -> FakeSource:
+    source = shelf()
+    _, first, *_ = source.fleet.models
+    more = tuple(
+        replace(first, id=20 + i, name=f"network-of-{i}-blocks", digest=f"{i:064x}", metrics={})
+        for i in range(9)
+    )
+    source.fleet = replace(source.fleet, models=(*source.fleet.models, *more))
+    return source
+
+
+@pytest.mark.parametrize("size", [(80, 24), (100, 40), (120, 40), (160, 48)], ids=str)
+@pytest.mark.parametrize("source", [shelf, nine_unknown], ids=["two", "many"])
+async def test_what_brings_a_model_into_the_plot_is_always_there_to_read(
+    open_app: Open, source: Callable[[], FakeSource], size: tuple[int, int]
+) -> None:
+    async with open_app(source(), size=size) as hands:
+        await hands.press("5" if size[1] >= 40 else "V")
+        await hands.sees("(:models compare --data)")
+        await hands.sees("(:bench)")
+
+
+async def test_the_line_under_the_plot_follows_the_size_of_the_screen(open_app: Open) -> None:
+    async with open_app(nine_unknown(), size=(100, 40)) as hands:
+        await hands.press("5")
+        await hands.sees("accuracy unknown: 10 models (:models compare --data)")
+        await hands.pilot.resize_terminal(220, 60)
+        await hands.sees("resnet20-untried, network-of-0-blocks, network-of-1-blocks and 7 more")
+
+
 async def test_every_model_of_the_front_and_the_one_that_runs_have_a_mark_of_their_own(
     open_app: Open,
 ) -> None:
