@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -122,6 +123,7 @@ class _Builder:
         return self.struct(held, value, path)
 
     def _leaf(self, kind: Any, value: Any, path: KeyPath) -> Any:
+        kind = _given(kind)
         if isinstance(value, float) and not math.isfinite(value):
             raise self._source.error(path, f"is {value}; it must be {allowed(kind)}.")
         try:
@@ -146,6 +148,14 @@ class _Builder:
             if homes:
                 hint = f"it belongs in {' or '.join(homes)}."
         return self._source.error(path, f"is not {what} here; {hint}")
+
+
+def _given(kind: Any) -> Any:
+    """Return the type of a value that stands in a file: there is no None, only what is left out."""
+    if get_origin(kind) not in {Union, UnionType}:
+        return kind
+    kinds = [one for one in get_args(kind) if one is not NoneType]
+    return kinds[0] if len(kinds) == 1 else kind
 
 
 @lru_cache(maxsize=64)

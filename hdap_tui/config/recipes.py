@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import asdict
 
@@ -72,6 +72,18 @@ def _check_keys(step: schema.RecipeStep, path: KeyPath, source: Source) -> None:
     for key in ("operators", "precisions"):
         if getattr(step, key) == ():
             raise source.error((*path, key), "is empty; leave it out for what is usual.")
+    if step.precisions is not None:
+        _check_precisions(step.precisions, (*path, "precisions"), source)
+
+
+def _check_precisions(precisions: Sequence[str], path: KeyPath, source: Source) -> None:
+    """Refuse what the search for precisions refuses, which is often a job's last step."""
+    given = ", ".join(f'"{name}"' for name in precisions)
+    twice = next((name for name in precisions if precisions.count(name) > 1), "")
+    if twice:
+        raise source.error(path, f'is {given}; "{twice}" may stand there only once.')
+    if "fp32" not in precisions or len(precisions) == 1:
+        raise source.error(path, f'is {given}; it must be "fp32" and at least one other.')
 
 
 def _check_order(method: str, before: list[str], path: KeyPath, source: Source) -> None:

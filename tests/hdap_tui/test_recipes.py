@@ -100,6 +100,16 @@ def steps(*methods: str) -> str:
         (steps("uniform").replace("0.5", "1"), "kept is 1; it must lie between 0 and 1"),
         (steps("uniform") + '\nmeasure = "random"', 'the method "uniform" takes "l1" or "l2".'),
         (steps("dynamic") + "\noperators = []", "operators is empty; leave it out"),
+        (steps("dynamic") + '\noperators = [\n"Conv",\n"Add"]', 'fleet.toml:5: recipes.r.steps.'
+         'operators is "Add"; it must be one of "MatMul", "Gemm", "Conv".'),
+        (steps("precision") + '\nprecisions = ["fp16"]', 'fleet.toml:3: recipes.r.steps.precisions '
+         'is "fp16"; it must be one of "fp32", "int8", "int4"'),
+        (steps("precision") + '\nprecisions = ["int8", "int4"]', 'fleet.toml:3: recipes.r.steps.'
+         'precisions is "int8", "int4"; it must be "fp32" and at least one other.'),
+        (steps("precision") + '\nprecisions = ["fp32"]', 'precisions is "fp32"; it must be "fp32" '
+         'and at least one other.'),
+        (steps("precision") + '\nprecisions = ["int8", "int8"]', 'precisions is "int8", "int8"; '
+         '"int8" may stand there only once.'),
         (steps("statik"), 'method is "statik"; it must be one of'),
     ],
 )  # fmt: skip
