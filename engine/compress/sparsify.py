@@ -105,6 +105,8 @@ def sparsify(
     reporter.started(step, total=recipe.epochs, weight=weight)
     for name, reason in reasons.items():
         reporter.noted(step, f"group {name} keeps all its channels: {reason}")
+    for sentence in sparsity.unmet(eligible):
+        reporter.noted(step, sentence)
     found = learn(model, dataset, recipe, update, teacher, reporter, checkpoint, cancelled, step)
     design = whole(groups)
     if update.settled(found.best_epoch):

@@ -106,6 +106,25 @@ class Sparsity:
             for pool, share in shares
         ]
 
+    def unmet(self, groups: Sequence[Group]) -> list[str]:
+        """Tell which budgets are below what has to stay, since no group may lose all of itself.
+
+        Raises:
+            ValueError: a share is for a group that there is not.
+        """
+        said = []
+        for pool, count in self.pools(groups):
+            channels = [groups[g].channels for g in pool]
+            least = sum(min(self.multiple, number) for number in channels)
+            # What a multiple adds by itself is known to whoever asks for one.
+            if least >= count + self.multiple:
+                each = "one" if self.multiple == 1 else f"{self.multiple}, or all"
+                said.append(
+                    f"the budget cannot be met: {count} of {sum(channels)} channels should stay, "
+                    f"but {least} do, since each of {len(pool)} groups keeps {each}"
+                )
+        return said
+
 
 def select(
     scores: Sequence[NDArray[np.float64]], count: int, multiple: int = 1

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -252,6 +253,33 @@ def test_no_epoch_before_the_budget_is_chosen_however_good(
     note = events[-2]
     assert isinstance(note, Noted)
     assert "14 of 16 channels are zero: the half-space projection brought" in note.text
+
+
+@pytest.mark.parametrize("method", ["dhspg", "hesso"])
+def test_a_budget_that_leaves_a_group_nothing_is_said_before_training(
+    small: nn.Module, digits: data.Dataset, method: Literal["dhspg", "hesso"]
+) -> None:
+    events: list[AnyEvent] = []
+    result = sparsify(
+        small, GROUPS, digits, _recipe(), Sparsity(method, kept=0.01),
+        reporter=Reporter("j", events.append),
+    )  # fmt: skip
+    assert result.design.widths == (1, 1)
+    note = events[1]
+    assert isinstance(note, Noted)
+    assert note.text == (
+        "the budget cannot be met: 1 of 16 channels should stay, but 2 do, since each of 2 groups "
+        "keeps one"
+    )
+
+
+def test_only_a_budget_that_cannot_be_met_is_said_to_be_one() -> None:
+    assert Sparsity(kept=0.125).unmet(GROUPS) == []
+    assert Sparsity(kept={GROUPS[0].name: 0.01}).unmet(GROUPS) == []
+    assert Sparsity(kept=0.3, multiple=4).unmet(GROUPS) == [], "a multiple adds that much anyway"
+    (said,) = Sparsity(kept=0.2, multiple=4).unmet(GROUPS)
+    assert "4 of 16 channels should stay, but 8 do" in said
+    assert said.endswith("each of 2 groups keeps 4, or all")
 
 
 def test_a_diverging_run_goes_back_and_still_meets_the_budget(digits: data.Dataset) -> None:
