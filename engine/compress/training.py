@@ -103,7 +103,7 @@ def work(
     with accelerator.threads(recipe.threads), torch.random.fork_rng(devices=cuda):
         run = _Run(model, dataset, recipe, teacher, checkpoint, cancelled, team, update)
         if run.bf16 != recipe.bf16:
-            reporter.noted(step, "this device has no bfloat16: training in float32")
+            reporter.noted(step, "this machine has no bfloat16: training in float32")
         if 0 < len(run.state.epochs) < recipe.epochs:
             reporter.noted(step, f"resuming after epoch {len(run.state.epochs)}")
         if run.state.epochs:

@@ -19,6 +19,7 @@ from concurrent.futures import (
 from contextlib import contextmanager
 from typing import Literal, ParamSpec, TypeVar
 
+from engine.text import first_line
 from engine.workers import Spawning, prepare
 
 Kind = Literal["processes", "threads", "dask"]
@@ -37,7 +38,7 @@ def opened(kind: Kind, workers: int = 1, address: str = "") -> Iterator[Executor
         address: of the dask scheduler, such as tcp://10.0.0.1:8786.
 
     Raises:
-        ValueError: dask is not installed, or no such scheduler answers.
+        ValueError: dask cannot be imported, or no such scheduler answers.
     """
     if kind == "dask":
         with _dask(address) as executor:
@@ -103,7 +104,8 @@ def _dask(address: str) -> Iterator[Executor]:
         from distributed import Client
     except ImportError as error:
         raise ValueError(
-            'the executor "dask" needs dask.distributed: install the extra hdap-tui[cluster]'
+            'the executor "dask" needs dask.distributed, which cannot be imported '
+            f"({first_line(error)}): install the extra hdap-tui[cluster]"
         ) from error
     if not address:
         raise ValueError(

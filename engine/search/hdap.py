@@ -224,6 +224,8 @@ class Loop:
                 f"{1 / iteration.goal:.3g}"
             )
         if number == self.settings.outer_iterations:
+            if number == 1:
+                return "the one outer iteration is done"
             return f"all {number} outer iterations are done"
         return ""
 

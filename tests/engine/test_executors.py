@@ -189,6 +189,22 @@ def test_dask_without_an_address_or_a_scheduler_is_refused() -> None:
         pass
 
 
+def test_where_dask_cannot_be_imported_the_sentence_says_why_and_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "distributed.py").write_text("import no_such_module_of_dask")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    with (
+        pytest.raises(
+            ValueError,
+            match=r"No module named 'no_such_module_of_dask'.*the extra hdap-tui\[cluster\]",
+        ),
+        opened("dask"),
+    ):
+        pass
+
+
 def test_a_dask_cluster_scores_to_the_same_bits(make: Make, tmp_path: Path) -> None:
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
     started: list[subprocess.Popen[bytes]] = []

@@ -184,6 +184,7 @@ def test_kept_channels_are_those_of_the_original_over_both_outer_iterations(
         SETTINGS, recipe=Recipe(epochs=0), finalists=0, refinements=0, maximum_drop=100.0
     )
     result = search(tmp_path, Devices(geometry), settings)
+    assert result.stopped == "all 2 outer iterations are done"
     assert len(result.iterations) == 2
     assert result.iterations[1].design.widths != result.iterations[0].design.widths
     expected = prune(network, groups, result.design).state_dict()
@@ -300,6 +301,7 @@ def test_with_trees_and_a_process_to_choose_from_it_resumes_to_the_same(search, 
             )  # fmt: skip
     again = search(tmp_path / "stopped", Devices(geometry), settings)
     assert again.design == whole.design
+    assert again.stopped == whole.stopped == "the one outer iteration is done"
     assert fingerprint(again.network) == fingerprint(whole.network)
 
 
