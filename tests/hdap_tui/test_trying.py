@@ -118,6 +118,32 @@ def test_a_limit_takes_fewer_images_and_says_what_that_means(
     assert "Fewer than 1000 images leave an accuracy uncertain" in told
 
 
+def test_fewer_images_of_the_same_data_do_not_replace_what_is_known_better(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hdap_tui.cli.app import run
+
+    def kept() -> dict[str, Any]:
+        shown = hdap(site.file, "models", "show", "colours").data["metrics"]["device_accuracy"]
+        assert isinstance(shown, dict)
+        return shown
+
+    def tried(*more: str) -> str:
+        arguments = ["try", "colours", "--select", "edge-01", *more]
+        assert run(["--config", str(site.file), *arguments], lambda _context: 0) == ExitCode.DONE
+        return capsys.readouterr().out
+
+    tried("--limit", "120")
+    before = kept()
+    assert before["images"] >= 120
+    said = tried("--limit", "60")
+    assert f"What {before['images']} images of pictures brought before stays" in said
+    assert kept() == before
+    dataset(tmp_path / "other.npz", 60)
+    assert "stays with the model" not in tried("--images", str(tmp_path / "other.npz"))
+    assert (kept()["data"], kept()["images"]) == ("other", 60)
+
+
 def test_data_with_few_test_images_shows_them_all_and_says_so(
     site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
