@@ -519,7 +519,8 @@ class RecipeStep(Section, frozen=True):
     operators: tuple[Literal["MatMul", "Gemm", "Conv"], ...] | None = None
     """dynamic: whose weights are quantized; left out: MatMul and Gemm. Convolutions get slower."""
     precisions: tuple[Literal["fp32", "int8", "int4"], ...] | None = None
-    """precision: what a layer may have; left out: fp32 and int8. int4 saves bytes, and no time."""
+    """precision: what a layer may have, fp32 and at least one other; left out: fp32 and int8. int4
+    saves bytes, and no time."""
     rounds: Count | None = None
     """precision: rounds of proposals; left out: 12."""
     take: Literal["faster", "always"] | None = None
