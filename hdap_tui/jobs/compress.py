@@ -28,7 +28,7 @@ from engine.search.hdap import Cancelled, Cluster
 from hdap_tui.config import Settings, load
 from hdap_tui.config.schema import Compression
 from hdap_tui.jobs import deciding, quantizing
-from hdap_tui.jobs.deciding import Choice, Decision
+from hdap_tui.jobs.deciding import Choice, Decision, check_size
 from hdap_tui.jobs.folder import JobFolder
 from hdap_tui.jobs.networks import STATISTICS_IMAGES, Builder, Network, expected_s
 from hdap_tui.jobs.parts import Job, Part, stages_of
@@ -84,6 +84,16 @@ class _Floating:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A network in all precisions that it may go out in."""
+
+    made: _Floating
+    quantized: Quantized | None
+    accuracies: Mapping[str, float]
+    """On the selection split, by digest."""
+
+
 class _Compression:
     """One job's steps, in the order in which they are done."""
 
@@ -106,7 +116,10 @@ class _Compression:
             networks = [self._taken(original, dataset)]
             self.reporter.finished("prepare")
         self._warn(networks[0].metrics["accuracy_before"])
-        made = [one for network in networks for one in self._finish(network, original, dataset)]
+        # All are known to be small enough before devices measure any, and before any is kept.
+        ready = [self._ready(network, dataset) for network in networks]
+        chosen = [(one.made, choice) for one in ready for choice in self._choose(one, original)]
+        made = [self._register(choice, network, dataset) for network, choice in chosen]
         return {**made[0], "models": made, "forecast": forecast}
 
     def _warn(self, before: Mapping[str, float]) -> None:
@@ -138,6 +151,8 @@ class _Compression:
         path = self.folder.work / made.part.file("pruned.onnx")
         file = export(made.network, builder.example, path, template=builder.template)
         self.reporter.finished(step, difference=file.difference)
+        if self.job.steps.quantization is None:
+            check_size(self.job.steps, file)
         metrics = {
             **made.metrics,
             "design": json.loads(made.design.to_json()),
@@ -145,17 +160,20 @@ class _Compression:
         }
         return _Floating(made.part, file, metrics)
 
-    def _finish(
-        self, made: _Floating, original: Exported, dataset: data.Dataset
-    ) -> list[dict[str, Any]]:
-        """Decide in which precision a network runs, and register what comes of it."""
+    def _ready(self, made: _Floating, dataset: data.Dataset) -> _Ready:
+        """Quantize a network, and see that what comes of it is small enough."""
         accuracies = {made.file.digest: self._accuracy(made.file, dataset, "selection")}
         found = self._quantized(made, dataset, accuracies[made.file.digest])
         if found is not None:
             accuracies |= found.accuracies
-        decision = Decision(self.job, made.part, original, made.file, found)
-        choices = decision.choose(self.job.steps.always, accuracies)
-        return [self._register(choice, made, dataset) for choice in choices]
+        check_size(self.job.steps, made.file, list(found.files.values()) if found else ())
+        return _Ready(made, found, accuracies)
+
+    def _choose(self, ready: _Ready, original: Exported) -> list[Choice]:
+        """Decide in which precision each cluster gets a network."""
+        made = ready.made
+        decision = Decision(self.job, made.part, original, made.file, ready.quantized)
+        return decision.choose(self.job.steps.always, ready.accuracies)
 
     def _quantized(
         self, made: _Floating, dataset: data.Dataset, accuracy: float

@@ -22,6 +22,7 @@ from hdap_tui.jobs.benefit import Pairs, Timed, benefits, recorded
 from hdap_tui.jobs.folder import write_json
 from hdap_tui.jobs.parts import Job, Part
 from hdap_tui.jobs.quantizing import Quantized
+from hdap_tui.jobs.steps import Steps
 from hdap_tui.names import cluster_letter
 from hdap_tui.store.values import now
 
@@ -79,7 +80,7 @@ class Decision:
         """
         times, known, at = self._measure()
         found = benefits(self.clusters, times, self.made.digest, known)
-        takes = self._takes(found, always)
+        takes = {c.id: self._take(c, found[c.id], always) for c in self.clusters}
         self.job.reporter.noted(self.part.step("decide"), self._sentence(times, takes, accuracies))
         files: dict[Exported, list[Cluster]] = {}
         for cluster in self.clusters:
@@ -98,22 +99,39 @@ class Decision:
                     "selection_accuracy": accuracies[file.digest],
                     **self._known(
                         file,
-                        [_explained(times, c, takes[c.id], found[c.id], always, at) for c in own],
+                        [
+                            _explained(times, c, takes[c.id], found[c.id], self._why(c, always), at)
+                            for c in own
+                        ],
                     ),
                 },
             )
             for file, own in files.items()
         ]
 
-    def _takes(self, benefits: Mapping[int, Benefit], always: bool) -> dict[int, Version]:
-        """Return for each cluster what it gets."""
+    def _take(self, cluster: Cluster, benefit: Benefit, always: bool) -> Version:
+        """Return what a cluster gets: the faster one, but for a file that is too large."""
+        if self.quantized is None:
+            return "float"
+        if self._too_large(cluster):
+            return "float" if self.job.steps.allow(self.made.bytes) else "quantized"
         margin = math.log(1 + self.job.settings.deploy.margin_percent / 100)
-        return {
-            cluster.id: "quantized"
-            if self.quantized is not None and (always or benefits[cluster.id].mean > margin)
-            else "float"
-            for cluster in self.clusters
-        }
+        return "quantized" if always or benefit.mean > margin else "float"
+
+    def _too_large(self, cluster: Cluster) -> str:
+        """Say which of a cluster's two files is larger than may be; empty where none is."""
+        steps, found = self.job.steps, self.quantized
+        files = {"float": self.made, **({"quantized": found.files[cluster.id]} if found else {})}
+        return "; ".join(
+            f"the {name} file has {file.bytes} bytes and the recipe's maximum_bytes is "
+            f"{steps.maximum_bytes}"
+            for name, file in files.items()
+            if not steps.allow(file.bytes)
+        )
+
+    def _why(self, cluster: Cluster, always: bool) -> str:
+        """Say what decides for a cluster, after "as", if that is not its speed."""
+        return self._too_large(cluster) or ("was asked" if always else "")
 
     def _known(self, file: Exported, why: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what is known of a file's precision, and why its clusters get it."""
@@ -231,11 +249,43 @@ class Decision:
             )
         if self.quantized is None:
             return "; ".join(parts)
+        large = dict.fromkeys(self._too_large(c) for c in self.clusters)
+        parts += [sentence for sentence in large if sentence]
         names = {"float": "fp32", "quantized": self.quantized.precision}
         if len(set(takes.values())) == 1:
             return "; ".join([*parts, f"{names[next(iter(takes.values()))]} is taken"])
         each = (f"{names[takes[c.id]]} for cluster {cluster_letter(c.id)}" for c in self.clusters)
         return "; ".join([*parts, f"taken are {', '.join(each)}"])
+
+
+def check_size(steps: Steps, made: Exported, quantized: Sequence[Exported] = ()) -> None:
+    """Refuse a network of which a cluster would get no file that is small enough.
+
+    Args:
+        steps: of the job; they say how large a file may be.
+        made: the network in float.
+        quantized: the same in fewer bits, for each cluster.
+
+    Raises:
+        ValueError: it is too large; the sentence says what to do.
+    """
+    if steps.allow(made.bytes):
+        return
+    large = [file for file in quantized if not steps.allow(file.bytes)]
+    if quantized and not large:
+        return
+    sizes, advice, file = f"{made.bytes} bytes", "keep fewer channels", made
+    if large:
+        file = max(large, key=lambda one: one.bytes)
+        sizes = f"{made.bytes} bytes in float and {file.bytes} bytes quantized"
+    elif steps.quantization is None:
+        advice += ", or quantize"
+    else:
+        advice += ", or allow a larger maximum_drop for the quantization"
+    raise ValueError(
+        f"the result has {sizes}, and the recipe's maximum_bytes is {steps.maximum_bytes}: "
+        f"{advice}; it lies in {file.path}"
+    )
 
 
 def _middle(times: Sequence[Timed], cluster: int, version: str) -> float:
@@ -249,10 +299,10 @@ def _explained(
     cluster: Cluster,
     version: Version,
     benefit: Benefit,
-    always: bool,
+    why: str,
     at: str,
 ) -> dict[str, Any]:
-    """Return why a cluster gets what it gets, for JSON."""
+    """Return why a cluster gets what it gets, for JSON; `why` decides where its speed does not."""
     own = [one for one in times if one.cluster == cluster.id]
     letter = cluster_letter(cluster.id)
     return {
@@ -263,7 +313,7 @@ def _explained(
         "expected_speedup": benefit.speedup,
         "probability_faster": benefit.probability,
         "speedup_elsewhere": math.exp(benefit.prior_mean),
-        "reason": f"cluster {letter}: {_reason(own, version, benefit, always)}",
+        "reason": f"cluster {letter}: {_reason(own, version, benefit, why)}",
         "measured": [
             {"device": one.device, "float_ms": one.float_ms, "quantized_ms": one.quantized_ms}
             for one in own
@@ -271,7 +321,7 @@ def _explained(
     }
 
 
-def _reason(own: Sequence[Timed], version: Version, benefit: Benefit, always: bool) -> str:
+def _reason(own: Sequence[Timed], version: Version, benefit: Benefit, why: str) -> str:
     if own:
         found = math.fsum(math.log(one.float_ms / (one.quantized_ms or 1)) for one in own)
         who = " and ".join(one.device for one in own)
@@ -283,4 +333,4 @@ def _reason(own: Sequence[Timed], version: Version, benefit: Benefit, always: bo
         f"with what is known of other networks and devices {benefit.speedup:.2f} is expected, "
         f"faster with a probability of {benefit.probability:.0%}"
     )
-    return f"{seen}; {expected}: {takes}{', as was asked' if always else ''}"
+    return f"{seen}; {expected}: {takes}{f', as {why}' if why else ''}"

@@ -16,17 +16,7 @@ from hdap_tui.store.records import ModelRow
 
 
 def register(job: Job, choice: Choice, metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Put an artifact into the store; return what the job's result says of it.
-
-    Raises:
-        ValueError: its file is larger than the recipe allows.
-    """
-    limit = job.steps.maximum_bytes
-    if limit and choice.file.bytes > limit:
-        raise ValueError(
-            f"the result has {choice.file.bytes} bytes, and the recipe's maximum_bytes is {limit}: "
-            f"keep fewer channels, or quantize; it lies in {choice.file.path}"
-        )
+    """Put an artifact into the store; return what the job's result says of it."""
     known = {
         **metrics,
         **choice.figures,

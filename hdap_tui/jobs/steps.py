@@ -48,6 +48,10 @@ class Steps:
         """Whether what is quantized is taken even where it is slower."""
         return self.quantization is not None and self.quantization.take == "always"
 
+    def allow(self, size: int) -> bool:
+        """Whether a file of so many bytes is small enough."""
+        return not self.maximum_bytes or size <= self.maximum_bytes
+
 
 def plain(step: RecipeStep) -> dict[str, Any]:
     """Return a step as it stands in a settings file."""

@@ -13,9 +13,13 @@ import onnx
 import pytest
 from operating import JOBS, Site, errors, few_digits, hdap
 
+from engine.compress.export import Exported
 from hdap_tui.config import load
+from hdap_tui.config.schema import Compression
 from hdap_tui.errors import ExitCode, SettingsError
 from hdap_tui.jobs import control as jobs
+from hdap_tui.jobs.deciding import check_size
+from hdap_tui.jobs.steps import Steps
 from hdap_tui.lab.control import LabInfo
 from hdap_tui.lab.fleet_file import fleet_toml
 from hdap_tui.lab.profiles import Plan
@@ -61,6 +65,17 @@ kept = 0.9
 [recipes.small]
 maximum_bytes = 1000
 steps = [{{method = "uniform", kept = 0.9}}]
+
+[recipes.fits]
+maximum_bytes = 150000
+steps = [
+    {{method = "uniform", kept = 0.5}},
+    {{method = "dynamic", operators = ["Conv", "Gemm"]}},
+]
+
+[recipes.tiny]
+maximum_bytes = 1000
+steps = [{{method = "uniform", kept = 0.5}}, {{method = "dynamic", operators = ["Conv"]}}]
 """
 
 pytestmark = pytest.mark.timeout(300)
@@ -219,6 +234,48 @@ def test_a_size_that_cannot_be_met_is_said_and_what_was_made_is_kept(site: Site)
     error = (job.result or {})["error"]
     assert "bytes, and the recipe's maximum_bytes is 1000: keep fewer channels" in error
     assert Path(error.rsplit(" in ", 1)[1]).is_file()
+    assert "decide" not in job.progress().steps, "no device measures what is too large"
+
+
+def test_what_is_too_large_is_not_taken_where_the_quantized_file_fits(site: Site) -> None:
+    ended = hdap(site.file, "compress", "--recipe", "fits")
+    assert ended.status == ExitCode.DONE, ended.said
+    result = ended.data["result"]
+    assert result["metrics"]["precision"] == "int8"
+    assert Path(result["path"]).stat().st_size <= 150000
+    [one] = result["metrics"]["decision"]
+    assert one["takes"] == "quantized"
+    large = r"the float file has \d+ bytes and the recipe's maximum_bytes is 150000"
+    assert re.search(rf"it takes the quantized file, as {large}$", one["reason"])
+    said = "\n".join(jobs.find(site.jobs, None).progress().log)
+    assert re.search(rf"{large}; int8 is taken", said)
+
+
+def test_who_quantized_already_is_not_told_to(site: Site) -> None:
+    before = len(hdap(site.file, "models", "list").data["models"])
+    ended = hdap(site.file, "compress", "--recipe", "tiny")
+    assert ended.status == ExitCode.FAILED
+    job = jobs.find(site.jobs, None)
+    error = (job.result or {})["error"]
+    assert re.search(r"has \d+ bytes in float and \d+ bytes quantized, and the recipe's", error)
+    assert "or quantize" not in error
+    assert Path(error.rsplit(" in ", 1)[1]).is_file()
+    assert "decide" not in job.progress().steps, "no device measures what is too large"
+    assert len(hdap(site.file, "models", "list").data["models"]) == before
+
+
+def test_a_size_is_met_only_where_every_cluster_gets_a_file_that_fits() -> None:
+    def file(size: int) -> Exported:
+        return Exported(Path("m.onnx"), f"{size}", size, 0.0)
+
+    request = {"recipe": {"maximum_bytes": 10, "steps": [{"method": "static"}]}}
+    asked = Steps.of(request, Compression())
+    check_size(asked, file(10), [file(11)])
+    check_size(asked, file(11), [file(10), file(9)])
+    with pytest.raises(ValueError, match="11 bytes in float and 12 bytes quantized"):
+        check_size(asked, file(11), [file(9), file(12)])
+    with pytest.raises(ValueError, match="or allow a larger maximum_drop"):
+        check_size(asked, file(11))
 
 
 def test_a_finished_model_is_quantized_and_the_reason_told(site: Site) -> None:
