@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
+import msgspec
+
 from engine import files
+from hdap_tui.config.recipes import TRAINING
 from hdap_tui.jobs.deciding import Choice
 from hdap_tui.jobs.parts import Job, Part
 from hdap_tui.jobs.steps import plain, resolved
@@ -54,16 +57,33 @@ def _add(store: Store, job: Job, choice: Choice, known: Mapping[str, Any], name:
 
 
 def recipe(job: Job) -> dict[str, Any]:
-    """Return all that the job was asked for, with nothing left to other settings: for JSON."""
-    steps = job.steps
+    """Return all that the job was asked for, with nothing left to other settings: for JSON.
+
+    Beside the steps stands what they have no keys for: how is trained and how is searched, as in
+    [compression.finetune] and [compression], and the speed-up from which int8 is taken.
+    """
+    steps, asked = job.steps, job.asked
     whole = (*steps.networks, *([steps.quantization] if steps.quantization else ()))
-    return {
-        "network": job.asked.network,
+    methods = {step.method for step in whole}
+    named = job.request.get("recipe") or {}
+    found: dict[str, Any] = {
+        "name": named.get("name", ""),
+        "maximum_bytes": steps.maximum_bytes,
+        "network": asked.network,
         "weights": job.request.get("weights", ""),
         "data": job.request["data"],
-        "seed": job.asked.seed,
-        "steps": [plain(step) for step in resolved(whole, job.asked)],
+        "seed": asked.seed,
+        "steps": [plain(step) for step in resolved(whole, asked)],
     }
+    if methods & {"search", *TRAINING}:
+        found["finetune"] = msgspec.to_builtins(asked.finetune)
+    if "search" in methods:
+        # What options have replaced stands above, and fine-tuning beside it.
+        searched = msgspec.to_builtins(asked)
+        found["compression"] = {k: v for k, v in searched.items() if k not in found}
+    if steps.quantization is not None and not steps.always:
+        found["margin_percent"] = job.settings.deploy.margin_percent
+    return found
 
 
 def members(job: Job, part: Part) -> list[str]:

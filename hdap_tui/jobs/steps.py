@@ -60,11 +60,10 @@ def plain(step: RecipeStep) -> dict[str, Any]:
 
 
 def resolved(steps: Sequence[RecipeStep], asked: Compression) -> tuple[RecipeStep, ...]:
-    """Return steps that say all that depends on other settings, to be kept with what they make."""
-    tuning = asked.finetune
+    """Return steps that say all that they have keys for, and that depends on other settings."""
     return tuple(
-        replace(step, epochs=step.epochs or tuning.epochs, lr=step.lr or tuning.lr)
-        if step.method in TRAINING
+        replace(step, epochs=own.epochs, lr=own.lr, optimizer=own.optimizer)
+        if step.method in TRAINING and (own := training(asked, step))
         else step
         for step in steps
     )

@@ -101,7 +101,15 @@ def test_a_job_ends_in_an_artifact_with_its_lineage(site: Site, undisturbed: Job
     assert set(metrics["measured_speedups"]) == {"fp32", "int8"}
     assert metrics["emulated"] is True
     assert 0 < metrics["test_accuracy"] <= 1
-    assert "predicted_speedup" in metrics
+    recipe = metrics["recipe"]
+    assert (recipe["steps"], recipe["data"]) == (
+        [{"method": "search"}, {"method": "static"}],
+        str(site.folder / "few.npz"),
+    )
+    assert recipe["compression"]["evaluations"] == 20
+    assert recipe["compression"]["surrogate"] == "ridge"
+    assert recipe["finetune"]["epochs"] == 2
+    assert recipe["margin_percent"] == 2
 
     from hdap_tui.store import models
     from hdap_tui.store.database import open_store

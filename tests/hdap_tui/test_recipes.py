@@ -191,16 +191,22 @@ def test_channels_weights_and_bits_go_in_one_job(site: Site, halved: dict[str, A
 def test_the_recipe_is_kept_with_what_it_made(site: Site, halved: dict[str, Any]) -> None:
     shown = hdap(site.file, "models", "show", halved["model"]).data
     assert shown["metrics"]["recipe"] == {
+        "name": "halved",
+        "maximum_bytes": 0,
         "network": "resnet20",
         "weights": "builtin:resnet20-digits",
         "data": str(site.folder / "few.npz"),
         "seed": 0,
         "steps": [
             {"method": "uniform", "kept": 0.5, "multiple": 4},
-            {"method": "finetune", "epochs": 1, "lr": 0.05},
+            {"method": "finetune", "epochs": 1, "lr": 0.05, "optimizer": "sgd"},
             {"method": "static", "take": "always"},
         ],
-    }
+        "finetune": {
+            "epochs": 1, "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4, "batch": 128,
+            "schedule": "cosine", "bf16": False, "distill": 0.0, "processes": 1, "threads": 1,
+        },
+    }  # fmt: skip
 
 
 def test_done_once_more_it_ends_in_the_same_model_without_a_measurement(
