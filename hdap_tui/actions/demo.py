@@ -105,8 +105,9 @@ def _made(made: dict[str, Any]) -> list[str]:
         f"{metrics['macs_after']:.3g}",
         f"  test accuracy {metrics['test_accuracy_before']:.2%} -> {metrics['test_accuracy']:.2%}",
     ]
-    if "predicted_speedup" in metrics:
-        lines.append(f"  predicted by the surrogates: {metrics['predicted_speedup']:.2f}x (fp32)")
+    predicted = metrics.get("search", {}).get("predicted_speedup")
+    if predicted is not None:
+        lines.append(f"  predicted by the surrogates: {predicted:.2f}x (fp32)")
     measured = ", ".join(f"{k} {v:.2f}x" for k, v in metrics["measured_speedups"].items())
     return [*lines, f"  measured on the representatives: {measured}", ""]
 

@@ -11,6 +11,7 @@ from hdap_tui.context import Context, Outcome, Table
 from hdap_tui.errors import ExitCode, RefusedError
 from hdap_tui.jobs import control
 from hdap_tui.jobs.folder import JobFolder
+from hdap_tui.model_words import missed
 from hdap_tui.progress import duration
 from hdap_tui.store.records import JobRow
 
@@ -133,12 +134,13 @@ def _made(model: Mapping[str, Any]) -> str:
     """Say what a compression job made."""
     metrics = model["metrics"]
     before, after = metrics["test_accuracy_before"], metrics["test_accuracy"]
-    aim = "" if metrics.get("target_reached", True) else f"; {metrics['stopped']}"
+    short = missed(metrics)
     speedup = metrics["measured_speedup"]
     measured = "not measured" if speedup is None else f"{speedup:.2f}x measured"
     return (
         f"{model['model']} ({metrics['precision']}): {measured} on the representatives, "
-        f"{before:.2%} -> {after:.2%} of the test images right{aim}"
+        f"{before:.2%} -> {after:.2%} of the test images right"
+        f"{f'; {short}' if short else ''}"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from hdap_tui import library
 from hdap_tui.actions.deployments import deployment_document
 from hdap_tui.context import Context, Outcome, Table
+from hdap_tui.model_words import model_lines
 from hdap_tui.store import deployments
 from hdap_tui.store import models as table
 from hdap_tui.store.records import ModelRow
@@ -44,7 +45,7 @@ def list_models(context: Context) -> Outcome:
 def show(context: Context, model: str) -> Outcome:
     """Show one model with its lineage and what was measured when it was made."""
     row = table.find(context.store, model)
-    line = table.lineage(context.store, row.digest)
+    made_from = table.lineage(context.store, row.digest)
     facts = [
         ("name", row.name),
         ("digest", row.digest),
@@ -52,11 +53,11 @@ def show(context: Context, model: str) -> Outcome:
         ("bytes", str(row.bytes)),
         ("made", row.created_at[:19]),
         ("by job", row.job),
-        ("lineage", " < ".join(r.name for r in line)),
-        *((key, _said(value)) for key, value in row.metrics.items()),
+        ("lineage", " < ".join(r.name for r in made_from)),
+        *model_lines(row.metrics),
     ]
     return Outcome(
-        data={**document(row), "lineage": [r.name for r in line]},
+        data={**document(row), "lineage": [r.name for r in made_from]},
         table=Table(("", ""), tuple((k, v) for k, v in facts if v)),
     )
 
@@ -79,7 +80,3 @@ def document(row: ModelRow) -> dict[str, Any]:
 
 def _per_cent(share: Any) -> str:
     return f"{100 * share:.2f} %" if isinstance(share, int | float) else ""
-
-
-def _said(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

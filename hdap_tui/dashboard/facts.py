@@ -22,6 +22,7 @@ from hdap_tui.dashboard.formats import (
 from hdap_tui.dashboard.theme import Palette
 from hdap_tui.fact_names import BY_NAME, shown
 from hdap_tui.figures import count
+from hdap_tui.model_words import model_lines, tidy
 from hdap_tui.store.facts import Moment
 from hdap_tui.store.records import (
     NO_DATA,
@@ -44,7 +45,8 @@ _METRICS = {
     "predicted_speedup": "predicted",
 }
 """What is shown of a model's metrics beside the table; all of them are in `models show`."""
-
+_LINES = {"target", "design", "decision", "recipe", "surrogate", "step"}
+"""Beginnings of the lines of `models show` that are shown there as well."""
 
 _SHOWN_FACTS = (
     "board", "cpu_model", "isa", "cores_usable", "memory_mb", "os", "kernel", "libc", "python",
@@ -253,10 +255,18 @@ def model_facts(row: ModelRow, models: Sequence[ModelRow], palette: Palette, roo
     ]
     if row.job:
         facts.append(("made by", clean(row.job, 60)))
+    metrics = tidy(row.metrics)
+    predicted = metrics.get("search", {}).get("predicted_speedup")
+    known = {**metrics.get("profile", {}), **metrics, "predicted_speedup": predicted}
     facts += [
-        (label, _before_and_after(name, row.metrics))
+        (label, _before_and_after(name, known))
         for name, label in _METRICS.items()
-        if name in row.metrics
+        if known.get(name) is not None
+    ]
+    facts += [
+        (clean(label, 13), clean(text, 400))
+        for label, text in model_lines(metrics)
+        if label.split()[0] in _LINES
     ]
     return Text("\n").join([title, pairs(facts, palette, room, width=14)])
 

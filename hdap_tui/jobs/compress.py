@@ -153,11 +153,7 @@ class _Compression:
         self.reporter.finished(step, difference=file.difference)
         if self.job.steps.quantization is None:
             check_size(self.job.steps, file)
-        metrics = {
-            **made.metrics,
-            "design": json.loads(made.design.to_json()),
-            **({"stopped": made.stopped} if made.stopped else {}),
-        }
+        metrics = {**made.metrics, "design": json.loads(made.design.to_json())}
         return _Floating(made.part, file, metrics)
 
     def _ready(self, made: _Floating, dataset: data.Dataset) -> _Ready:

@@ -7,6 +7,7 @@ takes a moment: a job that goes on does all of its steps again, and is soon wher
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -25,7 +26,7 @@ from engine.compress.recipe import Recipe
 from engine.compress.sparsify import Sparsity, sparsify
 from engine.compress.unstructured import prune_weights
 from engine.search import fleetwide
-from engine.search.hdap import Cancelled
+from engine.search.hdap import Cancelled, Result
 from hdap_tui.config.recipes import PRUNING, TRAINING
 from hdap_tui.config.schema import RecipeStep
 from hdap_tui.jobs.parts import Job, Part
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 STATISTICS_IMAGES = 512
 """Enough for the mean and variance of a channel."""
 _EPOCH_S = 5.0  # a guess, for the progress alone
+_OF_A_NETWORK = re.compile(r"(accuracy|macs|parameters|widths)_(before|after)$")
 _NORM = {"l1": 1, "l2": 2}
 
 
@@ -53,11 +55,17 @@ class Network:
     design: Design
     """Which of the original network's channels it has."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    """Figures of the search that made it; empty where none did."""
-    stopped: str = ""
-    """Why the search ended."""
+    """What is known of it, and under "search" the figures of the search that made it, if one did:
+    the finished model has a speed-up of its own."""
     sparse: bool = False
     """Whether single weights are zero and have to stay so."""
+
+
+def _sorted(result: Result) -> dict[str, Any]:
+    """Return what a search found out: of its network as such, and of itself under "search"."""
+    own = {name: value for name, value in result.metrics.items() if _OF_A_NETWORK.match(name)}
+    rest = {name: value for name, value in result.metrics.items() if name not in own}
+    return {**own, "search": {**rest, "stopped": result.stopped}}
 
 
 def expected_s(job: Job) -> float:
@@ -142,7 +150,8 @@ class Builder:
                     networks = [self._step(one, step, number, name) for one in networks]
             if steps and steps[-1].method == "search":
                 return networks
-            before = self._figures(self.original, "before")
+            widths = [group.channels for group in self.groups]
+            before = {**self._figures(self.original, "before"), "widths_before": widths}
             return [replace(one, metrics={**one.metrics, **before, **self._after(one)})
                     for one in networks]  # fmt: skip
 
@@ -168,9 +177,7 @@ class Builder:
             if result.design.widths == start.design.widths:
                 without = without or result.stopped
                 continue
-            found.append(
-                Network(part, result.network, result.design, result.metrics, result.stopped)
-            )
+            found.append(Network(part, result.network, result.design, _sorted(result)))
         if not found:
             raise ValueError(
                 f"no smaller network was found that is good enough: {without}; "

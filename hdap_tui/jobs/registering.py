@@ -13,6 +13,7 @@ from hdap_tui.config.recipes import TRAINING
 from hdap_tui.jobs.deciding import Choice
 from hdap_tui.jobs.parts import Job, Part
 from hdap_tui.jobs.steps import plain, resolved
+from hdap_tui.model_words import aim
 from hdap_tui.store import models as table
 from hdap_tui.store.database import Store, open_store
 from hdap_tui.store.records import ModelRow
@@ -23,6 +24,7 @@ def register(job: Job, choice: Choice, metrics: Mapping[str, Any], name: str) ->
     known = {
         **metrics,
         **choice.figures,
+        **_aim(job, metrics, choice),
         "objective": job.asked.objective,
         "emulated": any(d.emulated for d in job.settings.devices),
         "recipe": recipe(job),
@@ -37,6 +39,14 @@ def register(job: Job, choice: Choice, metrics: Mapping[str, Any], name: str) ->
         elif "decision" in known:  # it stays in use where it was
             table.set_metrics(store, row.digest, {"decision": known["decision"]})
     return {"model": row.name, "digest": row.digest, "path": row.path, "metrics": known}
+
+
+def _aim(job: Job, metrics: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
+    """Return what was to be reached, and whether the model as it goes out reaches it."""
+    found = aim(metrics.get("search", {}), choice.figures["measured_speedup"])
+    if found and job.asked.target_latency_ms:
+        found["target_latency_ms"] = job.asked.target_latency_ms
+    return found
 
 
 def _add(store: Store, job: Job, choice: Choice, known: Mapping[str, Any], name: str) -> ModelRow:

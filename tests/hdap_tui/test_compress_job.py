@@ -122,6 +122,19 @@ def test_a_job_ends_in_an_artifact_with_its_lineage(site: Site, undisturbed: Job
     assert line == [result["model"], "resnet20-digits"]
 
 
+def test_what_is_known_of_it_is_shown_in_readable_lines(
+    site: Site, undisturbed: JobFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    model = (undisturbed.result or {})["model"]
+    assert hdap(site, "models", "show", model) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert "channels kept in" in shown
+    assert "step 1" in shown
+    assert "surrogate A" in shown
+    assert "{" not in shown
+
+
 def test_its_progress_is_rebuilt_from_its_folder(undisturbed: JobFolder) -> None:
     progress = undisturbed.progress()
     assert progress.state == "finished"

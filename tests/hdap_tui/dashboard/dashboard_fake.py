@@ -203,8 +203,10 @@ def models(hostile: str | None = None) -> tuple[ModelRow, ...]:
         kind="artifact", bytes=412_334, created_at=at(30), parent=MODEL, job="compress-0",
         metrics={"test_accuracy": 0.9861, "test_accuracy_before": 0.9917, "parameters": 98_412,
                  "parameters_before": 272_474, "macs": 13_204_480, "macs_before": 40_813_184,
-                 "precision": "int8", "measured_speedup": 2.28, "predicted_speedup": 2.11,
-                 "design": {"kept": [[0] * 16] * 12}, "surrogates": {"A": "gbrt"}},
+                 "precision": "int8", "measured_speedup": 2.28,
+                 "design": {"kept": [[0] * 16] * 12}, "widths_before": [24] * 12,
+                 "search": {"predicted_speedup": 2.11,
+                            "surrogates": {"0": {"kind": "gbrt", "samples": 60}}}},
         deployed_on=0,
     )  # fmt: skip
     first = ModelRow(
