@@ -38,6 +38,7 @@ def register(job: Job, choice: Choice, metrics: Mapping[str, Any], name: str) ->
             known["for_devices"] = _share(store, job, row, choice.part)
         elif "decision" in known:  # it stays in use where it was
             table.set_metrics(store, row.digest, {"decision": known["decision"]})
+        _tell_parent(store, job, metrics)
     return {"model": row.name, "digest": row.digest, "path": row.path, "metrics": known}
 
 
@@ -47,6 +48,14 @@ def _aim(job: Job, metrics: Mapping[str, Any], choice: Choice) -> dict[str, Any]
     if found and job.asked.target_latency_ms:
         found["target_latency_ms"] = job.asked.target_latency_ms
     return found
+
+
+def _tell_parent(store: Store, job: Job, metrics: Mapping[str, Any]) -> None:
+    """Keep the accuracy of the model that the job began with, so that both can be compared."""
+    parent = table.by_digest(store, job.request.get("parent", ""))
+    if parent is not None and "test_accuracy" not in parent.metrics:
+        found = {"test_accuracy": metrics["test_accuracy_before"], "data": metrics["data"]}
+        table.set_metrics(store, parent.digest, found)
 
 
 def _add(store: Store, job: Job, choice: Choice, known: Mapping[str, Any], name: str) -> ModelRow:

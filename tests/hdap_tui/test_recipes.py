@@ -188,6 +188,15 @@ def test_channels_weights_and_bits_go_in_one_job(site: Site, halved: dict[str, A
     assert {"step 1: uniform", "step 2: finetune", "export", "quantize", "decide"} <= done
 
 
+def test_the_accuracy_of_what_it_began_with_is_known_then_too(
+    site: Site, halved: dict[str, Any]
+) -> None:
+    shown = hdap(site.file, "models", "compare").data["models"]
+    known = {one["name"]: one["test_accuracy"] for one in shown}
+    assert known["resnet20-digits"] == halved["metrics"]["test_accuracy_before"]
+    assert known[halved["model"]] == halved["metrics"]["test_accuracy"]
+
+
 def test_the_recipe_is_kept_with_what_it_made(site: Site, halved: dict[str, Any]) -> None:
     shown = hdap(site.file, "models", "show", halved["model"]).data
     assert shown["metrics"]["recipe"] == {
