@@ -33,7 +33,10 @@ class Classifier:
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         try:
-            session = runner.make_session(str(path), processors(), "CPUExecutionProvider")
+            # What devices answer is compared with this, whatever processor they have.
+            session = runner.make_session(
+                str(path), processors(), "CPUExecutionProvider", exact=True
+            )
             inputs = runner.make_feed(session, 1, None)
         except runner.ModelError as error:
             raise ValueError(f"{name} cannot be run on this machine: {error}") from error

@@ -699,10 +699,13 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def make_session(model: str, threads: int, provider: str, flush: bool = False) -> Any:
+def make_session(
+    model: str, threads: int, provider: str, flush: bool = False, exact: bool = False
+) -> Any:
     """Load a model: sequential, no spinning threads.
 
-    `flush` takes denormal numbers as zero, which changes the calling thread for good.
+    `flush` takes denormal numbers as zero, which changes the calling thread for good. `exact` sums
+    integers of 8 bits exactly where a processor without VNNI would rather be fast.
 
     Raises:
         ModelError: the provider is missing or the model does not load.
@@ -720,6 +723,7 @@ def make_session(model: str, threads: int, provider: str, flush: bool = False) -
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush)))
+    options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
     try:
         session = onnxruntime.InferenceSession(model, sess_options=options, providers=[provider])
     except Exception as error:

@@ -174,3 +174,35 @@ def test_sessions_run_on_one_thread(short_file: Path) -> None:
     options = session(short_file).get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert torch.get_num_threads() == 1
+
+
+def test_integers_are_summed_exactly_here_whatever_this_processor_has(tmp_path: Path) -> None:
+    # 64 products of 255 x 127: two of them overflow 16 bits, which processors without VNNI add in.
+    helper = onnx.helper
+    weights = np.full((1, 64, 1, 1), 127, np.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "nought"], ["f"]),
+        helper.make_node("Conv", ["d", "f"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "wide", "zero"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "wide", "zero"], ["y"]),
+    ]
+    scale = 255.0 * 127 * 64 / 200
+    constants = {
+        "w": weights, "one": np.float32(1), "wide": np.float32(scale), "zero": np.uint8(0),
+        "nought": np.int8(0),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 64, 1, 1])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 1, 1, 1])],
+        [onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    assert operators(path)["QLinearConv"] == 1
+    (found,) = session(path).run(None, {"x": np.full((1, 64, 1, 1), 255, np.float32)})
+    assert found.item() == pytest.approx(200 * scale)
