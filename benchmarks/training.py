@@ -37,8 +37,9 @@ def learner(network: nn.Module, padded: Padded | None, bf16: bool) -> Callable[[
     """Return what trains a network for some batches."""
     network = network.train().requires_grad_(True)
     images, labels = torch.rand(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,))
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = images.to(memory_format=torch.channels_last)
+    if bf16:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = images.to(memory_format=torch.channels_last)
     update = Update(padded.zeros if padded else ())
     update.begin(network, Recipe(lr=1e-4), BATCHES)
 

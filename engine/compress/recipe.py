@@ -34,7 +34,7 @@ class Recipe:
     seed: int = 0
     threads: int = 1
     bf16: bool = False
-    """Train in bfloat16, where the device has it."""
+    """Train in bfloat16, channels last, where the device has it."""
     warmup_epochs: float = 0.0
     """The learning rate rises to its value over so many epochs, then follows the schedule."""
     label_smoothing: float = 0.0

@@ -186,10 +186,10 @@ class _Run:
         if teacher is not None and recipe.distill:
             # A copy: the caller's stays as it is, and where it is.
             self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(team.device)
-        for network in (model, self.teacher):
-            if network is not None:
-                # The layout in which convolutions are fastest, in either precision.
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.bf16:
+            for network in (model, self.teacher):
+                if network is not None:
+                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Joining may put the weights elsewhere in memory: the update comes after it.
         self.learner = team.join(model)
         self.batches = len(self._split(torch.arange(len(self.labels))))
@@ -242,7 +242,8 @@ class _Run:
     def finish(self, finished: bool) -> Result:
         """Leave the best weights in the network."""
         self.model.load_state_dict(self.best)
-        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        if self.bf16:
+            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.model.eval().to(self.home)
         epochs = tuple(Epoch(**epoch) for epoch in self.state.epochs)
         return Result(self.state.best_accuracy, self.state.best_epoch, epochs, finished)
@@ -288,7 +289,8 @@ class _Run:
         return round(right) / images, lost / images
 
     def _batch(self, images: Tensor, labels: Tensor) -> Tensor:
-        images = images.to(memory_format=torch.channels_last)
+        if self.bf16:
+            images = images.to(memory_format=torch.channels_last)
         share, device = self.recipe.distill, self.team.device
         with accelerator.mixed(device, self.bf16):
             logits = self.learner(images)
