@@ -40,7 +40,6 @@ def quantize(
     step = _step(method, maximum_drop, calibration, always)
     if data is not None:
         check_data(images(settings, data))
-
     if not explain:  # before the model in use is written; to explain may need neither
         fleet.latest(settings, store)
     used = in_use(context)
