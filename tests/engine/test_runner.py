@@ -139,12 +139,15 @@ def test_a_run_times_every_model_in_each_block_and_sums_up(tmp_path: Path) -> No
 def test_a_narrow_interval_ends_the_run_and_a_wide_one_goes_on_to_the_last_block(
     tmp_path: Path,
 ) -> None:
-    wide = Job(tmp_path / "w", {"a.onnx": RELU}, interval_percent=1e6, blocks_min=2, blocks_max=4)
+    # No interval is wider than exp(50), however busy the machine is.
+    wide = Job(tmp_path / "w", {"a.onnx": RELU}, interval_percent=1e24, blocks_min=2, blocks_max=4)
     lines = wide.run()
     assert lines[-1]["stopped"] == "interval"
     assert len(wide.lines("block")) == 2
 
-    tight = Job(tmp_path / "t", {"a.onnx": RELU}, interval_percent=1e-6, blocks_min=2, blocks_max=4)
+    # Times are told to 10 ns: of a model as quick as RELU, two blocks may well be equal.
+    slow = onnx_bytes("y = Tanh(x)", "float[1,99999] x", "float[1,99999] y")
+    tight = Job(tmp_path / "t", {"a.onnx": slow}, interval_percent=1e-6, blocks_min=2, blocks_max=4)
     lines = tight.run()
     assert lines[-1]["stopped"] == "blocks"
     assert len(tight.lines("block")) == 4
