@@ -1753,13 +1753,14 @@ def _hello(clock: float) -> dict[str, Any]:
     }
 
 
-def check(path: str, seeds: Sequence[int] = ()) -> dict[str, Any]:
+def check(path: str, seeds: Sequence[int] = (), exact: bool = False) -> dict[str, Any]:
     """Load a model, run it on zeros and on each seed's input; return whether that worked.
 
-    `known` tells of every seed what came out, short enough to be compared elsewhere.
+    `known` tells of every seed what came out, short enough to be compared elsewhere; `exact` is
+    that of `make_session`.
     """
     try:
-        session = make_session(os.path.expanduser(path), 1, "CPUExecutionProvider")
+        session = make_session(os.path.expanduser(path), 1, "CPUExecutionProvider", exact=exact)
         outputs = session.run(None, make_feed(session, 1, None))
         known = [
             [fingerprint(v) for v in session.run(None, make_feed(session, 1, seed))[:CHECKED]]
