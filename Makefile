@@ -33,7 +33,7 @@ else
 endif
 
 test: $(VENV)/.dev ## Run the whole test suite
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15 -rfEs
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15 -rfERs
 
 lint: $(VENV)/.dev ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -150,6 +150,7 @@ def test_a_device_that_vanishes_during_a_sweep_costs_only_itself(
     assert {shown[board.name]["state"] for board in boards[:2]} == {"ok"}
 
 
+@pytest.mark.flaky(reruns=2)  # the boards are parts of a machine that does other things, too
 @pytest.mark.skipif(bool(hog.missing()), reason=hog.missing() or "-")
 def test_a_device_that_becomes_slower_for_real_is_seen_to_drift(
     boards: list[Machine], tmp_path: Path
