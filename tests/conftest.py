@@ -39,10 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let a test that waits for devices run before those that compute, where that is allowed.
 
-    They run side by side, and a device that has to wait for its turn seems slow or silent.
+    They run side by side, and a device that has to wait for its turn seems slow or silent. So
+    does what a test times, which is marked as flaky.
     """
-    wanted = _DEVICES & set(getattr(item, "fixturenames", ())) and _limit(item) < _A_JOB_S
-    _go_first(bool(wanted))
+    timed = item.get_closest_marker("flaky") is not None
+    wanted = timed or _DEVICES & set(getattr(item, "fixturenames", ()))
+    _go_first(bool(wanted) and _limit(item) < _A_JOB_S)
     return (yield)
 
 

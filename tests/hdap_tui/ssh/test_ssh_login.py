@@ -234,9 +234,9 @@ class Refusing:
     def answer(self) -> DeviceError:
         with pytest.raises(DeviceError) as caught:
             connect(self.target, KnownHosts(self.target.known_hosts, ()))
-        self.thread.join()
+        self.thread.join(20)
         self.listening.close()
-        assert self.offered == 2
+        assert self.offered == 2, caught.value
         return caught.value
 
 
