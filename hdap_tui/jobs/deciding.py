@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from hdap_tui.jobs.parts import Job, Part
 from hdap_tui.jobs.quantizing import Quantized
 from hdap_tui.jobs.steps import Steps
 from hdap_tui.names import cluster_letter
+from hdap_tui.store import measurements
+from hdap_tui.store.database import open_store
 from hdap_tui.store.values import now
 
 EXPECTED_S = 6.0
@@ -170,39 +173,43 @@ class Decision:
         weight = EXPECTED_S * len(self.clusters)
         job.reporter.started(step, total=len(self.clusters), weight=weight)
         times: list[Timed] = []
+        measured: list[Latency] = []
         for number, cluster in enumerate(self.clusters, 1):
-            times += self._timed(cluster)
+            for answers in self._timed(cluster):
+                times.append(self._read(cluster, answers))
+                measured += answers
             job.reporter.advanced(step, number)
         if not times:
             raise ValueError("no device can be measured any more; resume the job later")
         known = recorded(job.settings.database) if self.quantized else {}
+        _save(job, measured)
         kept = {"models": sorted(versions), "at": now(), "known": known}
         write_json(path, {**kept, "times": [asdict(one) for one in times]})
         job.reporter.finished(step)
         return times, known, kept["at"]
 
-    def _timed(self, cluster: Cluster) -> list[Timed]:
+    def _timed(self, cluster: Cluster) -> list[list[Latency]]:
         """Time the versions on some devices of a cluster; those that cannot be asked are passed."""
         paths = [self.original.path, self.made.path]
         if self.quantized is not None:
             paths.append(self.quantized.files[cluster.id].path)
-        found: list[Timed] = []
+        found: list[list[Latency]] = []
         for device in cluster.devices:
             answers = list(self.job.measure([(p, device) for p in paths], self.job.cancelled))
             if self.job.cancelled():
                 raise Cancelled
             if answers and all(one.ok for one in answers):
-                found.append(self._read(cluster, device, answers))
+                found.append(answers)
             if len(found) == PROBED:
                 break
         return found
 
-    def _read(self, cluster: Cluster, device: str, answers: Sequence[Latency]) -> Timed:
+    def _read(self, cluster: Cluster, answers: Sequence[Latency]) -> Timed:
         by_digest = {one.model: one.median_ms for one in answers}
         third = self.quantized.files[cluster.id].digest if self.quantized else None
         return Timed(
             cluster=cluster.id,
-            device=device,
+            device=answers[0].device,
             original_ms=by_digest[self.original.digest],
             float_ms=by_digest[self.made.digest],
             quantized_ms=None if third is None else by_digest[third],
@@ -286,6 +293,15 @@ def check_size(steps: Steps, made: Exported, quantized: Sequence[Exported] = ())
         f"the result has {sizes}, and the recipe's maximum_bytes is {steps.maximum_bytes}: "
         f"{advice}; it lies in {file.path}"
     )
+
+
+def _save(job: Job, measured: Sequence[Latency]) -> None:
+    """Put into the store what was measured side by side, where all models are compared."""
+    with closing(open_store(job.settings.database)) as store:
+        number = measurements.begin(store, "job")
+        for latency in measured:
+            measurements.add(store, number, latency)
+        measurements.finish(store, number)
 
 
 def _middle(times: Sequence[Timed], cluster: int, version: str) -> float:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from engine.latency import Latency
 
-SweepKind = Literal["sweep", "canary", "bench", "deploy", "sampling", "estimate"]
+SweepKind = Literal["sweep", "canary", "bench", "deploy", "job", "estimate"]
 
 RECENT = 32
 """Latencies of a device and model kept at hand for its sparkline."""

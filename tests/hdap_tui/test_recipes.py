@@ -184,13 +184,18 @@ def test_channels_weights_and_bits_go_in_one_job(site: Site, halved: dict[str, A
     assert {"step 1: uniform", "step 2: finetune", "export", "quantize", "decide"} <= done
 
 
-def test_the_accuracy_of_what_it_began_with_is_known_then_too(
+def test_the_result_and_what_it_began_with_stand_in_one_table_at_once(
     site: Site, halved: dict[str, Any]
 ) -> None:
-    shown = hdap(site.file, "models", "compare").data["models"]
-    known = {one["name"]: one["test_accuracy"] for one in shown}
-    assert known["resnet20-digits"] == halved["metrics"]["test_accuracy_before"]
-    assert known[halved["model"]] == halved["metrics"]["test_accuracy"]
+    compared = hdap(site.file, "models", "compare").data
+    shown = {one["name"]: one for one in compared["models"]}
+    before, after = shown["resnet20-digits"], shown[halved["model"]]
+    assert before["test_accuracy"] == halved["metrics"]["test_accuracy_before"]
+    assert after["test_accuracy"] == halved["metrics"]["test_accuracy"]
+    [decided] = halved["metrics"]["decision"]
+    measured = {one["device"]: one["quantized_ms"] for one in decided["measured"]}
+    assert after["latency"]["median_ms"] == measured[compared["device"]]
+    assert before["latency"] is not None
 
 
 def test_the_recipe_is_kept_with_what_it_made(site: Site, halved: dict[str, Any]) -> None:

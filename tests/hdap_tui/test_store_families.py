@@ -371,7 +371,7 @@ def test_a_name_moves_to_new_content_and_the_old_keeps_its_history(store: Store)
 
 
 def test_a_candidate_without_a_name_is_measured_and_can_be_named_later(store: Store) -> None:
-    measure(store, latency("a", 3.0, model=NEW), kind="sampling")
+    measure(store, latency("a", 3.0, model=NEW), kind="job")
     assert models.by_digest(store, NEW) is None
     assert measurements.history(store, "a") == []
     assert len(measurements.history(store, "a", NEW)) == 1
