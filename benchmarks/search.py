@@ -24,9 +24,6 @@ from engine.search.optimisers import KINDS as OPTIMISERS
 from engine.search.optimisers import Kind, make
 from engine.search.space import Space, Widths
 
-POPULATION: dict[Kind, int] = {"de": 20, "nsga2": 20}
-"""10 for the others."""
-
 
 def surrogates(geometry: Geometry, kind: str, designs: list[Widths]) -> list[Surrogate]:
     random = np.random.default_rng(0)
@@ -43,7 +40,7 @@ def candidates_a_second(
     space: Space, geometry: Geometry, fitted: list[Surrogate], kind: Kind, n: int
 ) -> float:
     start = np.zeros(len(space.now))
-    search = make(kind, start, space.upper, n, POPULATION.get(kind, 10), start, seed=0)
+    search = make(kind, start, space.upper, n, 0, start, seed=0)  # as many at once as in a job
     begun = time.process_time()
     while not search.done:
         genes = search.ask()

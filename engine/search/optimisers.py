@@ -20,16 +20,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine.search.ncs import NCS, AuthorsNCS
+from engine.search.populations import DifferentialEvolution, Random
 
 Array = NDArray[np.float64]
-Kind = Literal["ncs", "ncs-authors", "phc", "random", "cma", "de", "nsga2"]
+Kind = Literal["ncs", "ncs-authors", "phc", "random", "cma", "de", "de-pymoo", "nsga2"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 POPULATION: dict[Kind, int] = {
-    "ncs": 3, "ncs-authors": 10, "phc": 3, "random": 10, "cma": 6, "de": 10, "nsga2": 20,
+    "ncs": 3, "ncs-authors": 10, "phc": 3, "random": 10, "cma": 6, "de": 20, "de-pymoo": 10,
+    "nsga2": 20,
 }  # fmt: skip
 """What suits each on a pruning problem of a dozen groups and 400 evaluations. Few processes with
 long steps (sigma 0.3, r 0.9, epoch 5) suit NCS-C there better than the paper's: docs/results.md."""
+
+
+_GENERATIONS = 20
+
+
+def suited(kind: Kind, evaluations: int) -> int:
+    """Return the population that suits a kind: `POPULATION`, but for twenty of them at least."""
+    return min(POPULATION[kind], max(4, evaluations // _GENERATIONS))
 
 
 class Optimiser(Protocol):
@@ -79,11 +89,12 @@ def make(
     Args:
         kind: "ncs" (NCS-C), "ncs-authors" (with the faults of the code of HDAP's authors, for
             comparison), "phc" (NCS-C without its correlation), "random" (uniform points), "cma"
-            (CMA-ES), "de" (differential evolution) or "nsga2", which minimises two objectives.
+            (CMA-ES), "de" (differential evolution), "de-pymoo" (that of pymoo) or "nsga2", which
+            minimises two objectives.
         lower: lower ends of the box, length d.
         upper: upper ends of the box, length d.
         evaluations: how many points may be told in all.
-        population: points asked for at once; 0: what suits the kind (`POPULATION`).
+        population: points asked for at once; 0: what suits the kind (`suited`).
         start: points (k, d) of the first population, k at most `population`; the others are
             uniform. CMA-ES begins around the first one.
         sigma: first step size as a share of the range ("ncs", "ncs-authors", "phc", "cma").
@@ -94,7 +105,9 @@ def make(
     Raises:
         ValueError: an argument makes no sense, or what the kind needs is not installed.
     """
-    population = population or POPULATION.get(kind, 10)
+    if kind not in KINDS:
+        raise ValueError(f"{kind}: no such optimiser: choose one of {', '.join(KINDS)}")
+    population = population or suited(kind, evaluations)
     if kind in ("ncs", "phc", "ncs-authors"):
         variant = AuthorsNCS if kind == "ncs-authors" else NCS
         return variant(
@@ -109,17 +122,17 @@ def make(
             seed,
             correlation=kind != "phc",
         )
-    from engine.search import peers
-
     common = (lower, upper, evaluations, population, start, seed)
     if kind == "random":
-        return peers.Random(*common)
-    if kind not in KINDS:
-        raise ValueError(f"{kind}: no such optimiser: choose one of {', '.join(KINDS)}")
+        return Random(*common)
+    if kind == "de":
+        return DifferentialEvolution(*common)
+    from engine.search import peers
+
     try:
         if kind == "cma":
             return peers.CMAES(*common, sigma=sigma)
-        return peers.DE(*common) if kind == "de" else peers.NSGA2(*common)
+        return peers.DE(*common) if kind == "de-pymoo" else peers.NSGA2(*common)
     except ImportError as error:
         raise ValueError(
             f'the optimiser "{kind}" needs {error.name}: pip install "hdap-tui[peers]"'

@@ -10,7 +10,7 @@ from engine.compress.recipe import Recipe
 from engine.fleet.surrogates import Kind as Regression
 from engine.search.executors import Kind as Executor
 from engine.search.objective import Constraint, Objective, Penalty, Weighting
-from engine.search.optimisers import POPULATION, Kind
+from engine.search.optimisers import Kind, suited
 from engine.search.sampling import Sampling
 
 PerCluster = Literal["auto", "never", "always"]
@@ -140,7 +140,9 @@ class Settings:
     @property
     def at_once(self) -> int:
         """Candidates proposed at once."""
-        return self.population or POPULATION[self.optimiser]
+        return self.population or suited(
+            self.optimiser, self.evaluations // max(1, 1 + self.refinements)
+        )
 
     def expected_seconds(self, clusters: int, evaluation_seconds: float = 0.15) -> float:
         """Return about how long a search over that many clusters takes, were none to end early.

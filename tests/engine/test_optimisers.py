@@ -10,7 +10,7 @@ import pytest
 from engine.search.ncs import NCS, AuthorsNCS, normalised_correlation
 from engine.search.optimisers import KINDS, POPULATION, make
 
-PEERS = ("random", "cma", "de", "nsga2")
+PEERS = ("random", "cma", "de", "de-pymoo", "nsga2")
 LOWER, UPPER = np.array([-1.0, 0.0, 2.0]), np.array([1.0, 4.0, 2.5])
 
 
@@ -50,7 +50,8 @@ def test_every_kind_counts_its_evaluations_exactly_and_stays_in_the_box(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_population_each_kind_takes_its_own(kind):
-    assert len(search(kind, population=0).ask()) == POPULATION[kind]
+    assert len(search(kind, 400, population=0).ask()) == POPULATION[kind]
+    assert len(search(kind, 80, population=0).ask()) == min(POPULATION[kind], 4)
 
 
 @pytest.mark.parametrize("kind", PEERS)
@@ -121,7 +122,7 @@ def test_what_is_not_finite_loses_and_never_stops_a_search(kind):
     assert nothing.evaluations == 200
 
 
-@pytest.mark.parametrize("kind", ["ncs", "phc", "cma", "de"])
+@pytest.mark.parametrize("kind", ["ncs", "phc", "cma", "de", "de-pymoo"])
 def test_every_kind_finds_the_bottom_better_than_chance(kind):
     chance, found = search("random", 1000), search(kind, 1000)
     drive(chance)
@@ -195,8 +196,9 @@ def test_an_argument_without_sense_is_refused_by_all():
         search("annealing")
     with pytest.raises(ValueError, match="sigma is positive"):
         search("cma", sigma=0.0)
-    with pytest.raises(ValueError, match="four at least"):
-        search("de", population=3)
+    for kind in ("de", "de-pymoo"):
+        with pytest.raises(ValueError, match="four at least"):
+            search(kind, population=3)
 
 
 @pytest.mark.parametrize("kind", PEERS)
@@ -213,8 +215,8 @@ def test_without_the_extra_one_sentence_says_what_to_install():
     code = (
         "import sys; sys.modules['cma'] = sys.modules['pymoo'] = None\n"
         "from engine.search.optimisers import make\n"
-        "make('ncs', [0], [1], 10), make('random', [0], [1], 10)\n"
-        "for kind in ('cma', 'de', 'nsga2'):\n"
+        "[make(kind, [0], [1], 10) for kind in ('ncs', 'random', 'de')]\n"
+        "for kind in ('cma', 'de-pymoo', 'nsga2'):\n"
         "    try: make(kind, [0.0], [1.0], 10)\n"
         "    except ValueError as error: print(error)\n"
     )
