@@ -1,8 +1,8 @@
 """HDAP: prune a network until it is fast on average over a whole fleet of unlike devices.
 
 Zhang, Li, Lu, Yang, Tang, arXiv 2501.15240. An outer iteration learns latency from designs that
-the clusters' representatives have measured, searches pruning ratios with Negatively Correlated
-Search, prunes, and fine-tunes; then the next begins from there.
+the clusters' representatives have measured, searches pruning ratios (the paper with Negatively
+Correlated Search; `optimisers` has more), prunes, and fine-tunes; then the next begins from there.
 
 Everything that costs time is kept in a folder: measurements, accuracies of candidates, epochs of
 fine-tuning, finished outer iterations. A search that was stopped anywhere takes the same way

@@ -33,7 +33,7 @@ class Settings:
     r: float = 0.9
     """Factor of the step size (HDAP: 0.95)."""
     epoch: int = 5
-    optimiser: Kind = "ncs"
+    optimiser: Kind = "de"
     """What proposes candidates: see `optimisers.make`."""
     objective: Objective = "mean"
     """What of the fleet's latency counts: the mean over its devices, what 95 % of them stay

@@ -432,11 +432,11 @@ class Compression(Section, frozen=True):
     sampling: Literal["guided", "uniform"] = "guided"
     """How they are chosen: where the search goes and near its best designs, or uniformly over all
     designs as in HDAP's paper, which takes thousands."""
-    optimiser: Literal[
-        "ncs", "phc", "random", "cma", "de", "nsga2", "ncs-authors", "de-pymoo"
-    ] = "ncs"
-    """What proposes candidates: Negatively Correlated Search, differential evolution, or one to
-    compare them with (cma, nsga2 and de-pymoo need the extra "peers")."""
+    optimiser: Literal["ncs", "phc", "random", "cma", "de", "nsga2", "ncs-authors", "de-pymoo"] = (
+        "de"
+    )
+    """What proposes candidates: differential evolution, the Negatively Correlated Search of HDAP's
+    paper (ncs), or one to compare them with (cma, nsga2 and de-pymoo need the extra "peers")."""
     evaluations: Count = 1000
     """Candidates that one search may score."""
     population: Whole = 0

@@ -292,7 +292,7 @@ def test_with_trees_and_a_process_to_choose_from_it_resumes_to_the_same(search, 
         SETTINGS, outer_iterations=1, recipe=Recipe(epochs=0), maximum_drop=100.0, surrogate="auto"
     )
     whole = search(tmp_path / "whole", Devices(geometry), settings)
-    for after in (40, 80):
+    for after in (20, 40):
         questions = iter(range(after))
         with pytest.raises(Cancelled):
             search(
