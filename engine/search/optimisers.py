@@ -32,8 +32,8 @@ POPULATION: dict[Kind, int] = {
 }  # fmt: skip
 """What suits each on a pruning problem of a dozen groups and 400 evaluations. Few processes with
 long steps (sigma 0.3, r 0.9, epoch 5) suit NCS-C there better than the paper's: docs/results.md."""
-
-
+LEAST: dict[Kind, int] = {"cma": 2, "de": 4, "de-pymoo": 4, "nsga2": 2}
+"""The smallest population of those that need more than one point."""
 _GENERATIONS = 20
 
 

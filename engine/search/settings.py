@@ -10,7 +10,7 @@ from engine.compress.recipe import Recipe
 from engine.fleet.surrogates import Kind as Regression
 from engine.search.executors import Kind as Executor
 from engine.search.objective import Constraint, Objective, Penalty, Weighting
-from engine.search.optimisers import Kind, suited
+from engine.search.optimisers import LEAST, Kind, suited
 from engine.search.sampling import Sampling
 
 PerCluster = Literal["auto", "never", "always"]
@@ -101,10 +101,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = self.at_once * (1 + self.refinements)
+        least, few = self.at_once * (1 + self.refinements), LEAST.get(self.optimiser, 1)
         for name, good, bound in (
             ("outer_iterations", self.outer_iterations >= 1, "at least 1"),
-            ("population", self.population >= 0, "at least 0"),
+            (
+                "population",
+                self.population == 0 or self.population >= few,
+                f'at least {few} with the optimiser "{self.optimiser}", or 0',
+            ),
             ("evaluations", self.evaluations >= least, f"at least {least}"),
             ("sigma", self.sigma > 0, "more than 0"),
             ("alpha", 0 < self.alpha <= 1, "more than 0, at most 1"),

@@ -9,6 +9,7 @@ import pytest
 
 from engine.search.ncs import NCS, AuthorsNCS, normalised_correlation
 from engine.search.optimisers import KINDS, POPULATION, make
+from engine.search.settings import Settings
 
 PEERS = ("random", "cma", "de", "de-pymoo", "nsga2")
 LOWER, UPPER = np.array([-1.0, 0.0, 2.0]), np.array([1.0, 4.0, 2.5])
@@ -199,6 +200,9 @@ def test_an_argument_without_sense_is_refused_by_all():
     for kind in ("de", "de-pymoo"):
         with pytest.raises(ValueError, match="four at least"):
             search(kind, population=3)
+        with pytest.raises(ValueError, match="population is 3; it must be at least 4 with the opt"):
+            Settings(optimiser=kind, population=3)
+    assert Settings(optimiser="ncs", population=3).at_once == 3
 
 
 @pytest.mark.parametrize("kind", PEERS)
