@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine.search.box import check_steps
-from engine.search.populations import Population
+from engine.search.populations import DifferentialEvolution, Population
 
 Array = NDArray[np.float64]
 
@@ -36,6 +36,8 @@ class CMAES(Population):
         sigma: first step size as a share of the range.
     """
 
+    _least = 2, "CMA-ES needs a population of two at least"
+
     def __init__(
         self,
         lower: ArrayLike,
@@ -48,8 +50,6 @@ class CMAES(Population):
     ) -> None:
         super().__init__(lower, upper, evaluations, population, start, seed)
         check_steps(sigma, 0.5, 1)
-        if population < 2:
-            raise ValueError("CMA-ES needs a population of two at least")
         self._sigma = sigma
         self._strategy = self._begin(self._first()[0], population)
 
@@ -126,11 +126,11 @@ class DE(Pymoo):
     Storn, Price: *Differential evolution*, Journal of Global Optimization 11, 1997.
     """
 
+    _least = DifferentialEvolution._least
+
     def _build(self, population: int, first: Array) -> Any:
         from pymoo.algorithms.soo.nonconvex.de import DE as Algorithm
 
-        if population < 4:
-            raise ValueError("differential evolution needs a population of four at least")
         return Algorithm(pop_size=population, sampling=first)
 
 
@@ -142,12 +142,11 @@ class NSGA2(Pymoo):
     """
 
     objectives = 2
+    _least = 2, "NSGA-II needs a population of two at least"
 
     def _build(self, population: int, first: Array) -> Any:
         from pymoo.algorithms.moo.nsga2 import NSGA2 as Algorithm
 
-        if population < 2:
-            raise ValueError("NSGA-II needs a population of two at least")
         return Algorithm(pop_size=population, sampling=first)
 
 

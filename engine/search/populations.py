@@ -30,6 +30,8 @@ class Population(BestSoFar, ABC):
     """
 
     objectives = 1
+    _least = 1, ""
+    """The smallest population, and what is said of one that is smaller."""
 
     def __init__(
         self,
@@ -41,6 +43,8 @@ class Population(BestSoFar, ABC):
         seed: int | None = None,
     ) -> None:
         super().__init__(lower, upper, evaluations, population)
+        if population < self._least[0]:
+            raise ValueError(self._least[1])
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._given = np.empty((0, len(self._box)))
         if start is not None:
@@ -123,20 +127,9 @@ class DifferentialEvolution(Population):
     _CROSSOVER = (0.2, 0.8)
     """From which to which probability a coordinate is taken from there."""
 
-    def __init__(
-        self,
-        lower: ArrayLike,
-        upper: ArrayLike,
-        evaluations: int,
-        population: int = 10,
-        start: ArrayLike | None = None,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(lower, upper, evaluations, population, start, seed)
-        if population < 4:
-            raise ValueError("differential evolution needs a population of four at least")
-        self._points: Array | None = None
-        self._values = np.empty(0)
+    _least = 4, "differential evolution needs a population of four at least"
+    _points: Array | None = None
+    _values: Array
 
     def _propose(self) -> Array:
         if self._points is None:
